@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from helpers import needs, tiny_adapters
 
 import kanna
 from kanna._util.progress import Silent
+from kanna.cli.main import cli
 from kanna.errors import KannaError
-from kanna.training import memory, watching
+from kanna.training import job, memory, watching
 from kanna.training.memory import MicroBatch
 from kanna.training.settings import TrainingSettings
 
@@ -135,6 +138,20 @@ def test_looks_take_a_fifth_of_the_time_at_most(
     if every < steps:
         looks = steps // every
         assert looks * look <= watching.LOOKS_SHARE * (looks * look + 2 * step * steps)
+
+
+def test_a_disk_that_is_full_leaves_nothing_under_the_final_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(home / "full"))
+
+    monkeypatch.setattr(job.learned, "write", full)
+    data, out = str(home / "data.jsonl"), str(home / "full")
+    asked = ["adapt", str(home / "source"), "--data", data, "-o", out, "--steps", "1"]
+    run = CliRunner().invoke(cli, [*asked, "--rank", "2", "--threads", "1", "--samples", "0"])
+    assert run.exit_code == 1 and "space" in run.stderr and "Traceback" not in run.stderr
+    assert [p.name for p in home.iterdir() if "full" in p.name] == []
 
 
 def test_a_short_run_with_much_to_look_at_looks_at_its_ends(home: Path) -> None:

@@ -175,7 +175,9 @@ def _costs(data: Mapping[str, Any]) -> str:
         ),
         (
             "memory",
-            f"{format_size(costs['predicted_bytes'])}, of weights and training alone",
+            f"{format_size(costs['predicted_bytes'])}, of weights and training alone"
+            if costs["predicted_bytes"]
+            else NONE,
             f"{format_size(costs['peak_bytes'])}, the whole process"
             if costs["peak_bytes"]
             else "not measured here",

@@ -5,10 +5,14 @@ kanna writes no trainer: what comes before (data, held-out split, template) and 
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kanna import families, tracking
 from kanna._util import extras
@@ -25,7 +29,7 @@ from kanna.training.examples import HELD_OUT
 from kanna.training.job import REPORT, AdapterJob
 from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult
-from kanna.training.settings import METHODS, TrainingSettings
+from kanna.training.settings import METHODS, MLX, TORCH, TrainingSettings
 from kanna.training.teacher import TeacherModel
 
 __all__ = ["HELD_OUT", "METHODS", "REPORT", "AdaptResult", "TrainingSettings", "adapt"]
@@ -55,6 +59,7 @@ def adapt(
     samples: int = 2,
     base_bits: int | None = None,
     for_plan: str | Path | None = None,
+    backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -100,6 +105,8 @@ def adapt(
             floats.
         for_plan: A preset of GGUF, or a plan file: training goes on with the values that it stores,
             and the adapter is kept whose file loses less in llama.cpp.
+        backend: `torch`, by PEFT and TRL, or `mlx`, by mlx-lm (extra `mlx`); None: mlx on Apple
+            silicon where it is installed and does what is asked for, else torch.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         threads: Threads to use; None: one per physical core.
         overwrite: Replace what is at `out`.
@@ -120,7 +127,6 @@ def adapt(
     """
     begin, progress, out = time.perf_counter(), shown(progress), Path(out)
     request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
-    extras.require(EXTRA, "training")
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
     if for_plan is not None:
@@ -142,6 +148,9 @@ def adapt(
         seed=seed,
         base_bits=base_bits,
     )
+    backend = _backend(backend, settings, teacher=teacher, for_plan=for_plan, device=device)
+    extras.require(MLX if backend == MLX else EXTRA, "training")
+    settings = replace(settings, backend=backend)
     read = chosen.read(data)
     parts = splitting.split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
@@ -159,7 +168,8 @@ def adapt(
         )
         _preflight(opened)
         types = StoredTypes.of(opened, str(for_plan)) if for_plan is not None else None
-        settings = replace(settings, device="cpu" if base_bits else _device(device))
+        on_cpu = base_bits or backend == MLX
+        settings = replace(settings, device="cpu" if on_cpu else _device(device))
         job = AdapterJob(
             source=opened,
             folder=reference_folder(opened, offline=offline, progress=progress),
@@ -174,6 +184,34 @@ def adapt(
             types=types,
         )
         return job.run(out, begin, progress)
+
+
+def _backend(given: str | None, settings: TrainingSettings, **more: Any) -> str:
+    """Who trains; UsageError where mlx is named and cannot do what is asked for.
+
+    Args:
+        given: As it was asked for.
+        settings: What it must be able to do.
+        **more: Options that mlx-lm's trainer has not, None where they are not given.
+    """
+    asked = {f"--{name.removesuffix('_plan')}": value is not None for name, value in more.items()}
+    asked |= {
+        "--objective": settings.objective != objectives.DEFAULT,
+        "--method rslora": settings.method == "rslora",
+        "--auto": settings.auto,
+        "--base-bits": settings.base_bits is not None,
+    }
+    of_torch = [option for option, is_asked in asked.items() if is_asked]
+    if given == MLX and of_torch:
+        raise UsageError(
+            f"--backend mlx with {of_torch[0]}",
+            expected="--method lora or dora, answers as they are, the base as it is",
+            todo="leave one of them out",
+        )
+    if given is not None:
+        return given
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    return MLX if apple and find_spec("mlx_lm") is not None and not of_torch else TORCH
 
 
 def _refuse_both(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,17 @@ from kanna.training import (
     lengths,
     loop,
     memory,
+    mlx_training,
+    notes,
     objectives,
     quantized_base,
-    rate_finder,
 )
 from kanna.training.aware import AwareOutcome, AwarePhase
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import HELD_OUT, Examples
 from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult
-from kanna.training.settings import TrainingSettings
+from kanna.training.settings import MLX, TORCH, TrainingSettings
 from kanna.training.splitting import Split
 from kanna.training.teacher import TeacherModel
 from kanna.training.tokens import ChatTokenizer
@@ -47,7 +50,24 @@ REPORT, PAGE = "report.json", "report.html"
 """Beside the adapter: the run, and its page."""
 HELD_OUT_PAIRS = "held-out-pairs.jsonl"
 """The same with both answers, where pairs were learned."""
-_FEW = 20
+_LIBRARIES = {
+    TORCH: ("torch", "transformers", "peft", "trl"),
+    MLX: ("mlx", "mlx-lm", "transformers"),
+}
+_Learned = tuple[Callable[[Path], None], loop.TrainingRun, dict[str, Any]]
+"""What writes the adapter into a folder, the run, and what it changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learning:
+    """What any trainer needs."""
+
+    tokenizer: Any
+    chats: ChatTokenizer
+    training: Sequence[Any]
+    held_out: Sequence[Any]
+    checkpoints: Checkpoints
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +88,6 @@ class AdapterJob:
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
-        import torch
-
-        torch.set_num_threads(self.threads)
-        torch.manual_seed(self.settings.seed)
         tokenizer, context = self._tokenizer()
         if self.teacher is not None:
             self.teacher.check(tokenizer, self.source.given)
@@ -84,7 +100,6 @@ class AdapterJob:
         )
         _refuse_nothing(training, held_out, chats)
         lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
-        longest = min(chats.most, max(chats.lengths))
         checkpoints = Checkpoints(self._unfinished(out))
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
@@ -92,31 +107,80 @@ class AdapterJob:
                 training, held_out = self.teacher.teach(
                     (training, held_out), checkpoints.teacher, progress
                 )
-            model = self._model(progress)
-            step, predicted = memory.fitting(model, self.settings, longest, progress)
-            task = loop.TrainingTask(
-                model=model,
+            task = _Learning(
                 tokenizer=tokenizer,
+                chats=chats,
                 training=training,
                 held_out=held_out,
-                settings=self.settings,
-                step=step,
                 checkpoints=checkpoints,
                 progress=progress,
-                tracked=self.tracked,
             )
-            adapted, run = loop.train(task)
-            outcome = None
-            if self.types is not None:
-                adapted, outcome = self._aware(task, adapted, run, self.types)
-            changed = self._examine(adapted, chats, objective.wanted(self.split.held_out), run)
-            changed["costs"]["predicted_bytes"] = predicted
-            changed["aware"] = outcome.to_dict() if outcome else {}
+            learn = self._by_mlx if self.settings.backend == MLX else self._by_torch
+            save, run, changed = learn(task)
             result = self._result(out, begin, chats, training, run, changed)
-            self._write(adapted, folder, result)
+            self._write(save, folder, result)
         checkpoints.remove()  # the adapter is in its place
         self._track(out, result)
         return result
+
+    def _by_torch(self, task: _Learning) -> _Learned:
+        """Train with PEFT and TRL."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(self.settings.seed)
+        model = self._model(task.progress)
+        longest = min(task.chats.most, max(task.chats.lengths))
+        step, predicted = memory.fitting(model, self.settings, longest, task.progress)
+        training = loop.TrainingTask(
+            model=model,
+            tokenizer=task.tokenizer,
+            training=task.training,
+            held_out=task.held_out,
+            settings=self.settings,
+            step=step,
+            checkpoints=task.checkpoints,
+            progress=task.progress,
+            tracked=self.tracked,
+        )
+        adapted, run = loop.train(training)
+        outcome = None
+        if self.types is not None:
+            adapted, outcome = self._aware(training, adapted, run, self.types)
+        wanted = objectives.get(self.settings.objective).wanted(self.split.held_out)
+        changed = self._examine(adapted, task.chats, wanted, run)
+        changed["costs"]["predicted_bytes"] = predicted
+        changed["aware"] = outcome.to_dict() if outcome else {}
+        return partial(self._save, adapted), run, changed
+
+    def _by_mlx(self, task: _Learning) -> _Learned:
+        """Train with mlx-lm."""
+        training = mlx_training.MLXTask(
+            folder=self.folder,
+            training=task.training,
+            held_out=task.held_out,
+            settings=self.settings,
+            checkpoints=task.checkpoints,
+            progress=task.progress,
+            tracked=self.tracked,
+        )
+        run = training.run()
+        costs = self._costs(run) | {"predicted_bytes": None}
+        costs["peak_bytes"] = mlx_training.peak_bytes()
+        changed: dict[str, Any] = {
+            "base_figures": run.base_figures,
+            "tuned_figures": run.best_figures,
+            "costs": costs,
+            "aware": {},
+        }
+        return partial(training.save, run, self.source.given), run, changed
+
+    def _costs(self, run: loop.TrainingRun) -> dict[str, Any]:
+        return {
+            "predicted_seconds": run.predicted_seconds,
+            "training_seconds": run.seconds,
+            "looking_seconds": run.looking_seconds,
+        }
 
     def _aware(
         self, task: loop.TrainingTask, adapted: Any, run: loop.TrainingRun, types: StoredTypes
@@ -140,9 +204,9 @@ class AdapterJob:
         adapted.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
 
-    def _write(self, adapted: Any, folder: Path, result: AdaptResult) -> None:
+    def _write(self, save: Callable[[Path], None], folder: Path, result: AdaptResult) -> None:
         """Write the adapter and what is known of it."""
-        self._save(adapted, folder)
+        save(folder)
         data = result.to_dict() | {"kanna": __version__}
         write_json(folder / REPORT, data)
         write_text(folder / PAGE, adapt_page(plain(data)))
@@ -164,12 +228,7 @@ class AdapterJob:
 
     def _unfinished(self, out: Path) -> Path:
         """Where checkpoints lie: a name that another base, data or setting changes."""
-        import peft
-        import torch
-        import transformers
-        import trl
-
-        libraries = [one.__version__ for one in (torch, transformers, peft, trl)]
+        libraries = [version(name) for name in _LIBRARIES[self.settings.backend]]
         settings = asdict(self.settings) | {"minutes": None, "max_length": self.max_length}
         data = [
             [one.to_json() for one in part] for part in (self.split.training, self.split.held_out)
@@ -202,6 +261,7 @@ class AdapterJob:
         import transformers
 
         if (bits := self.settings.base_bits) is not None:
+            memory.give_back_at_once()
             return quantized_base.load(self.folder, bits, self.threads, progress)
         dtype = torch.bfloat16 if self.settings.device == "cuda" else torch.float32
         return transformers.AutoModelForCausalLM.from_pretrained(
@@ -219,12 +279,7 @@ class AdapterJob:
             "base_figures": run.base_figures | {"general_loss": base},
             "tuned_figures": run.best_figures | {"general_loss": tuned},
             "samples": [asdict(one) for one in samples],
-            "costs": {
-                "predicted_seconds": run.predicted_seconds,
-                "training_seconds": run.seconds,
-                "looking_seconds": run.looking_seconds,
-                "peak_bytes": peak,
-            },
+            "costs": self._costs(run) | {"peak_bytes": peak},
         }
 
     def _result(
@@ -261,7 +316,10 @@ class AdapterJob:
             seconds=time.perf_counter() - begin,
             report=str(out / PAGE),
             **changed,
-            notes=self._notes(chats, run, changed["aware"]),
+            notes=[
+                *notes.of(self.settings, self.read, self.split.near, chats, run),
+                *([aware.words(changed["aware"])] if changed["aware"] else []),
+            ],
         )
 
     def _settings(self, run: loop.TrainingRun) -> dict[str, Any]:
@@ -271,60 +329,6 @@ class AdapterJob:
             given["learning_rate"] = run.rate_test["rate"]
         given |= {"teacher": self.teacher.source.given} if self.teacher else {}
         return given | ({"for_plan": self.types.name} if self.types else {})
-
-    @property
-    def _unlearned(self) -> str:
-        if self.settings.objective in objectives.PAIRS:
-            return "pairs were left out: within that length an answer is empty, or both are equal"
-        return "examples had no answer left within that length"
-
-    def _notes(
-        self, chats: ChatTokenizer, run: loop.TrainingRun, outcome: dict[str, Any]
-    ) -> list[str]:
-        pairs = [
-            (self.read.duplicates, "examples were there twice, and are left out once"),
-            (
-                self.split.near,
-                "examples are nearly the same as another one: they are kept, and none of them is "
-                "held out while the other is learned",
-            ),
-            (chats.cut, f"examples are longer than {chats.most} tokens, and were cut"),
-            (chats.unlearned, self._unlearned),
-            (
-                chats.partial,
-                "conversations teach their last answer alone: the template writes "
-                "earlier ones otherwise",
-            ),
-        ]
-        notes = [f"{count} {what}" for count, what in pairs if count]
-        if run.resumed:
-            notes.append(f"went on after step {run.resumed} of a run that had been ended")
-        step = replace(
-            memory.MicroBatch.of(self.settings),
-            together=run.micro_batch,
-            recomputes=run.recomputes,
-        )
-        if step != memory.MicroBatch.of(self.settings):
-            notes.append(f"for want of memory {step.words()}; what a step learns is the same")
-        if outcome:
-            notes.append(aware.words(outcome))
-        if run.rate_test:
-            notes.append(rate_finder.words(run.rate_test))
-        if len(self.read.examples) < _FEW:
-            notes.append(
-                f"{len(self.read.examples)} examples are few: a held-out loss of so few says little"
-            )
-        if run.best_step == 0:
-            notes.append(
-                "nothing that was tried lowers the held-out loss: the adapter changes "
-                "nothing. Try more examples, or a lower --learning-rate"
-            )
-        if run.stopped == "nan":
-            notes.append(
-                "the loss was no number in the end: the best state before it is kept. "
-                "Try a lower --learning-rate"
-            )
-        return notes
 
 
 @contextmanager

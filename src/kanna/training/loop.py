@@ -114,6 +114,7 @@ class TrainingTask:
             run=run,
             model=model,
             judge=judge,
+            state=_adapter,
             settings=settings,
             steps=steps,
             whole=1 if self.planned is None else planned_values.EVERY,
@@ -180,6 +181,14 @@ def unload(model: Any, planned: PlannedValues | None = None) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             model.set_submodule(name, module.get_base_layer())
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    """Values of the adapter of a model of PEFT, a copy."""
+    import peft
+
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _watch(trainer: Any, watcher: Watcher) -> None:

@@ -7,8 +7,10 @@ pass, in place of keeping what they computed.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,6 +25,8 @@ from kanna.training.settings import TrainingSettings
 _LINEAR = ("Linear", "BlockLinear")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """What PyTorch says where an allocation on the CPU fails."""
+_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
+"""glibc's M_MMAP_THRESHOLD, and the bytes from which blocks are mapped each by itself."""
 T = TypeVar("T")
 
 
@@ -196,6 +200,16 @@ def within(
             )
         step = lighter
         remark(tell, f"There was not enough memory: from now on {step.words()}.")
+
+
+def give_back_at_once() -> None:
+    """Let glibc give large blocks back to the system when they are freed, and not keep them.
+
+    By default it keeps freed blocks of up to 32 MiB for later ones: between matrices that are
+    decoded over and over, gigabytes of pieces stay that nothing fits into.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def is_full(error: BaseException) -> bool:

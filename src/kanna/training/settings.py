@@ -9,6 +9,8 @@ from typing import Any
 from kanna.errors import UsageError
 
 METHODS = ("lora", "rslora", "dora")
+TORCH, MLX = BACKENDS = ("torch", "mlx")
+"""Who trains: PEFT and TRL, or mlx-lm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class TrainingSettings:
         seed: Of the split, the order and the first values.
         device: `cpu`, `cuda` or `mps`.
         base_bits: Bits that the base is held in; None: as floats.
+        backend: One of BACKENDS.
     """
 
     objective: str = "sft"
@@ -49,11 +52,14 @@ class TrainingSettings:
     seed: int = 0
     device: str = "cpu"
     base_bits: int | None = None
+    backend: str = TORCH
 
     def __post_init__(self) -> None:
         """Raise UsageError for settings that make no sense."""
         if self.method not in METHODS:
             raise UsageError(f"no method {self.method!r}", expected=", ".join(METHODS))
+        if self.backend not in BACKENDS:
+            raise UsageError(f"no backend {self.backend!r}", expected=" or ".join(BACKENDS))
         if self.base_bits not in (None, 4, 8):
             raise UsageError(f"--base-bits is {self.base_bits}", expected="4 or 8")
         if self.base_bits is not None and self.method == "dora":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Watcher:
         run: What is known of the run; filled in while it goes on.
         model: PEFT's model.
         judge: What it is judged by.
+        state: Values of the adapter of a model, a copy.
         settings: How it is trained.
         steps: Steps at most.
         every: Steps between two looks, see `interval`.
@@ -63,6 +65,7 @@ class Watcher:
     run: TrainingRun
     model: Any
     judge: Judge
+    state: Callable[[Any], dict[str, Any]]
     settings: TrainingSettings
     steps: int
     every: int
@@ -79,8 +82,6 @@ class Watcher:
 
     def look(self, step: int) -> float:
         """The held-out loss after a step; keeps the state that is the best."""
-        import peft
-
         run, begin = self.run, time.perf_counter()
         judged = self.judge(self.model)
         run.looking_seconds += time.perf_counter() - begin
@@ -88,8 +89,7 @@ class Watcher:
         if step == 0:
             run.base_figures = figures
         if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
-            state = peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
-            run.state = {k: v.detach().clone() for k, v in state.items()}
+            run.state = self.state(self.model)
             run.best_loss, run.best_step, run.waited = loss, step, 0
             run.best_figures = figures
         else:

@@ -98,6 +98,11 @@ if TYPE_CHECKING:
     "for_plan",
     help="Preset of GGUF or plan file: train on with the values that it stores, keep the better.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "mlx"]),
+    help="PEFT and TRL, or mlx-lm. [default: mlx on Apple silicon where it does what is asked]",
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @options.threads

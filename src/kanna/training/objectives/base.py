@@ -13,6 +13,8 @@ from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
 
 _TOKENS = 2048
 """Of examples that an accelerator reads together."""
+_POSITIONS = 64
+"""Positions whose softmax is computed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +117,23 @@ def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any)
             every = model(input_ids=torch.tensor(given, device=device), **more).logits
             for one, logits in zip(group, every, strict=True):
                 labels = torch.tensor(one.labels[1:], device=device)
-                kept = labels != UNLEARNED
-                chosen = torch.nn.functional.cross_entropy(
-                    logits[: len(labels)][kept].float(), labels[kept], reduction="sum"
-                )
-                total, count = total + float(chosen), count + int(kept.sum())
+                total += _nats(logits[: len(labels)], labels)
+                count += int((labels != UNLEARNED).sum())
     model.train(training)
     return total / max(1, count)
+
+
+def _nats(logits: Any, labels: Any) -> float:
+    """The sum over learned tokens, some positions at a time: their softmax takes memory, too."""
+    import torch
+
+    total = 0.0
+    for rows, targets in zip(logits.split(_POSITIONS), labels.split(_POSITIONS), strict=True):
+        kept = targets != UNLEARNED
+        total += float(
+            torch.nn.functional.cross_entropy(rows[kept].float(), targets[kept], reduction="sum")
+        )
+    return total
 
 
 def _groups(examples: Sequence[TokenizedExample], device: str) -> list[list[TokenizedExample]]:

@@ -1,0 +1,266 @@
+"""One training run of mlx-lm, watched as those of PEFT and TRL are; the best state is kept.
+
+mlx-lm's own trainer makes the steps. It is given tokens and which of them are learned, the same
+that the other trainer gets, in place of its own data sets, which know one answer per example.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna._util.atomic import write_json
+from kanna._util.progress import Progress
+from kanna.errors import FormatError, KannaError
+from kanna.sources import adapter as names
+from kanna.tracking import TrackedRun
+from kanna.training.checkpoints import Checkpoints
+from kanna.training.objectives.base import HeldOutFigures
+from kanna.training.run import TrainingRun
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import UNLEARNED, TokenizedExample
+from kanna.training.watching import Watcher, interval
+
+WEIGHTS = "adapters.safetensors"
+_PADDED = 32
+"""Lengths of batches are multiples of this: each length is compiled once."""
+
+
+class _EndedError(Exception):
+    """Leaves mlx-lm's loop, which has no other way to end early."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MLXTask:
+    """What is trained by mlx-lm.
+
+    Attributes:
+        folder: The base model, as Hugging Face has it.
+        training: What is learned.
+        held_out: What the run is judged by.
+        settings: How it is trained.
+        checkpoints: Where those of other trainers lie; mlx-lm's trainer cannot go on from one.
+        progress: Where progress is reported.
+        tracked: Is told the losses of every step.
+    """
+
+    folder: Path
+    training: Sequence[TokenizedExample]
+    held_out: Sequence[TokenizedExample]
+    settings: TrainingSettings
+    checkpoints: Checkpoints
+    progress: Progress
+    tracked: TrackedRun
+
+    def run(self) -> TrainingRun:
+        """Train; the run, whose state is the best adapter, by names as mlx-lm has them.
+
+        Raises:
+            FormatError: mlx-lm cannot load the model.
+            KannaError: The loss was no number before anything improved.
+        """
+        import mlx.core as mx
+        import mlx.optimizers as optimizers
+        from mlx_lm.tuner.trainer import TrainingArgs, train
+
+        settings, steps = self.settings, self.settings.total_steps(len(self.training))
+        mx.random.seed(settings.seed)
+        model = self._model()
+        run, watcher = self._watched(model, steps)
+        rate: Any = optimizers.linear_schedule(
+            0.0, settings.learning_rate, min(10, max(1, steps // 10))
+        )
+        with tempfile.TemporaryDirectory(prefix="kanna-") as scratch, _quiet():
+            self.progress.start("train", steps, "steps")
+            run.base_loss = watcher.look(0)
+            with suppress(_EndedError):
+                train(
+                    model,
+                    optimizers.AdamW(learning_rate=rate, weight_decay=0.0),
+                    self.training,
+                    args=TrainingArgs(
+                        batch_size=settings.batch,
+                        iters=steps,
+                        steps_per_report=1,
+                        steps_per_save=steps + 1,
+                        adapter_file=str(Path(scratch) / WEIGHTS),
+                    ),
+                    loss=_loss,
+                    iterate_batches=self._batches,
+                    training_callback=_listener(watcher),
+                )
+            self.progress.finish()
+        if not run.state:
+            raise KannaError(
+                f"the loss is no number after {run.steps} steps",
+                expected="a loss that falls",
+                todo=f"try --learning-rate {settings.learning_rate / 10:g}",
+            )
+        return run
+
+    def _model(self) -> Any:
+        """The base with layers of mlx-lm's own beside every matrix."""
+        from mlx_lm.tuner.utils import linear_to_lora_layers
+        from mlx_lm.utils import load_model
+
+        try:
+            loaded: tuple[Any, Any] = load_model(self.folder)
+        except (ImportError, ValueError, KeyError, OSError, RuntimeError) as error:
+            raise FormatError(
+                f"mlx-lm cannot load {self.folder}: {error}"[:500], todo="take --backend torch"
+            ) from error
+        model = loaded[0]
+        model.freeze()
+        linear_to_lora_layers(
+            model,
+            len(model.layers),
+            self._parameters(),
+            use_dora=self.settings.method == "dora",
+        )
+        return model
+
+    def _parameters(self) -> dict[str, Any]:
+        settings = self.settings
+        scale = settings.strength / settings.rank
+        return {"rank": settings.rank, "scale": scale, "dropout": 0.0}
+
+    def _watched(self, model: Any, steps: int) -> tuple[TrainingRun, Watcher]:
+        settings, run = self.settings, TrainingRun(micro_batch=self.settings.batch)
+        mean = sum(one.read for one in self.training) / len(self.training)
+        look = sum(one.read for one in self.held_out)
+        watcher = Watcher(
+            run=run,
+            model=model,
+            judge=self._judge,
+            state=_trained,
+            settings=settings,
+            steps=steps,
+            every=interval(steps, settings.look_every, look=look, step=settings.batch * mean),
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+            tracked=self.tracked,
+        )
+        return run, watcher
+
+    def _judge(self, model: Any) -> HeldOutFigures:
+        """Nats per learned token of held-out examples, read one by one."""
+        training = model.training
+        model.eval()
+        total, count = 0.0, 0
+        for one in self.held_out:
+            loss, tokens = _loss(model, *_arrays([one]))
+            total, count = total + float(loss) * int(tokens), count + int(tokens)
+        model.train(training)
+        loss = total / max(1, count)
+        return HeldOutFigures(loss=loss, domain_loss=loss)
+
+    def _batches(self, dataset: Any, batch_size: int, **_: Any) -> Iterator[Any]:
+        """Batches without end, in another order each time, as mlx-lm's trainer asks for them."""
+        order = np.random.default_rng(self.settings.seed)
+        while True:
+            places: NDArray[np.int64] = order.permutation(len(dataset))
+            for start in range(0, len(places), batch_size):
+                yield _arrays([dataset[i] for i in places[start : start + batch_size]])
+
+    def save(self, run: TrainingRun, base: str, folder: Path) -> None:
+        """Write the best adapter as mlx-lm does.
+
+        Args:
+            run: Holds it.
+            base: The model that it names.
+            folder: Where it is written.
+        """
+        import mlx.core as mx
+
+        layers = {name.split(".layers.")[1].split(".")[0] for name in run.state}
+        mx.save_safetensors(str(folder / WEIGHTS), run.state)
+        write_json(
+            folder / names.CONFIG,
+            {
+                "model": base,
+                "fine_tune_type": self.settings.method,
+                "num_layers": len(layers),
+                "lora_parameters": self._parameters(),
+            },
+        )
+
+
+def peak_bytes() -> int:
+    """The most memory that MLX held."""
+    import mlx.core as mx
+
+    return int(mx.get_peak_memory())
+
+
+def _arrays(examples: Sequence[TokenizedExample]) -> tuple[Any, Any]:
+    """Tokens int32 and whether each is learned, [examples, padded tokens] as arrays of MLX."""
+    import mlx.core as mx
+
+    longest = max(len(one.ids) for one in examples)
+    shape = (len(examples), 1 + _PADDED * -(-longest // _PADDED))
+    ids: Any = np.zeros(shape, np.int32)
+    learned: Any = np.zeros(shape, np.bool_)
+    for row, one in enumerate(examples):
+        ids[row, : len(one.ids)] = one.ids
+        learned[row, : len(one.ids)] = np.array(one.labels) != UNLEARNED
+    return mx.array(ids), mx.array(learned)
+
+
+def _loss(model: Any, ids: Any, learned: Any) -> tuple[Any, Any]:
+    """Mean nats of learned tokens, and how many they are."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    logits = model(ids[:, :-1]).astype(mx.float32)
+    counted = learned[:, 1:]
+    nats = nn.losses.cross_entropy(logits, ids[:, 1:]) * counted
+    count = counted.sum()
+    return nats.sum() / mx.maximum(count, 1), count
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    """Values of the adapter; arrays of MLX do not change afterwards."""
+    from mlx.utils import tree_flatten
+
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+def _listener(watcher: Watcher) -> Any:
+    """A watcher as a callback of mlx-lm, which is imported only now."""
+    from mlx_lm.tuner.callbacks import TrainingCallback
+
+    class Listener(TrainingCallback):
+        """Is told of every step."""
+
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            watcher.logged(train_info["iteration"], float(train_info["train_loss"]))
+            if watcher.run.stopped == "done":
+                watcher.stepped(train_info["iteration"])
+            if watcher.run.stopped != "done":
+                raise _EndedError
+
+    return Listener()
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Nothing of mlx-lm's own table and bar, beside ours; on a CPU no kernels by a C++ compiler."""
+    import mlx.core as mx
+    from mlx_lm.cli_ui import make_console
+
+    console, before = make_console(), make_console().quiet
+    console.quiet = True
+    if mx.default_device() == mx.cpu:
+        mx.disable_compile()
+    try:
+        yield
+    finally:
+        console.quiet = before
+        mx.enable_compile()
