@@ -71,6 +71,7 @@ EXTRA = {
         "sliding_window": 32,
         "use_bidirectional_attention": True,
     },
+    "qwen3vlmoe": {"head_dim": 128, "num_experts": 4, "num_experts_per_tok": 2},
     "qwen3moe": {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
 }
 
