@@ -23,7 +23,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/python tools/install_kanna.py llamacpp,torch,adapt,package,onnx,mlx,openvino,serve,otel,search,mlflow,postgres,dev,docs
+	$(BIN)/python tools/install_kanna.py llamacpp,torch,adapt,package,onnx,mlx,openvino,serve,otel,search,mlflow,trackio,postgres,dev,docs
 	@touch $(VENV)/.run $@
 
 demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html

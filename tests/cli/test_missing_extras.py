@@ -59,6 +59,7 @@ CASES: list[tuple[str, str, Sequence[str]]] = [
         ("psycopg",),
     ),
     ("run RECIPE -o OUT --track sqlite:///OUT", "mlflow", ("mlflow",)),
+    ("run RECIPE -o OUT --track trackio", "trackio", ("trackio",)),
 ]
 
 

@@ -35,6 +35,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tasks": ("lm_eval", "torch"),
     "azureml": ("azure.ai.ml",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "trackio": ("trackio",),
     "postgres": ("psycopg",),
     "cloud": ("s3fs", "adlfs"),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),

@@ -222,7 +222,7 @@ def tracking(function: F) -> F:
             "--track",
             {
                 "metavar": "SERVER",
-                "help": "Tell an MLflow server of the run: http://HOST:PORT or sqlite:///FILE.",
+                "help": "Tell MLflow (http://HOST:PORT, sqlite:///FILE) or trackio of the run.",
             },
         ),
     ):

@@ -128,8 +128,8 @@ def optimize(
         offline: Use only what is on this machine already.
         format: `gguf` (the default), `onnx`, whose budget counts every file of the folder, or
             `mlx`, whose budget counts the weight files.
-        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
-            of the run (extra `mlflow`); None: nobody is.
+        track: A tracker, such as http://127.0.0.1:5000, sqlite:///runs.db or trackio, that is told
+            of the run (extras `mlflow`, `trackio`); None: nobody is.
         experiment: Where the run belongs there; None: kanna.
         track_weights: Send the weights, too, not only their hash and path.
         dry_run: Only say what every stage would take here: time, memory and disk. Headers are all

@@ -69,8 +69,8 @@ def run(
         set: Variables of the recipe, as a mapping or as texts such as `preset=Q4_K_M`.
         dry_run: Only say what would run, and what it would make.
         offline: Use only what is on this machine already.
-        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
-            of the run and, below it, of every step (extra `mlflow`); None: nobody is.
+        track: A tracker, such as http://127.0.0.1:5000, sqlite:///runs.db or trackio, that is told
+            of the run and, below it, of every step (extras `mlflow`, `trackio`); None: nobody is.
         experiment: Where the run belongs there; None: kanna.
         track_weights: Send the weights, too, not only their hash and path.
         on: Where it runs: an executor, as `kanna components executors` lists them. Those that

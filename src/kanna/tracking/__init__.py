@@ -11,7 +11,7 @@ from typing import Any
 
 from kanna import __version__
 from kanna.errors import UsageError
-from kanna.tracking import mlflow, servers
+from kanna.tracking import mlflow, servers, trackio
 from kanna.tracking.session import FAILED, FINISHED, KILLED, Link, TrackedRun
 
 __all__ = ["TrackRequest", "TrackedRun", "following"]
@@ -22,7 +22,7 @@ class TrackRequest:
     """Whom to tell.
 
     Attributes:
-        server: Its address; None: nobody.
+        server: Its address, or `trackio`; None: nobody.
         experiment: Where the run belongs.
         weights: Whether weights are sent, too.
     """
@@ -34,7 +34,7 @@ class TrackRequest:
     def __post_init__(self) -> None:
         if self.server is None and (self.experiment is not None or self.weights):
             raise UsageError(
-                "nothing is tracked without a server", expected=f"--track {servers.EXPECTED}"
+                "nothing is tracked without a server", expected=f"--track {servers.TRACKERS}"
             )
 
 
@@ -65,7 +65,8 @@ def following(
         yield TrackedRun(name=name)
         return
     title = f"{verb} {name}"
-    backend = mlflow.begin(request.server, request.experiment, title)
+    tracker = trackio if trackio.is_trackio(request.server) else mlflow
+    backend = tracker.begin(request.server, request.experiment, title)
     link = Link(
         server=servers.shown(request.server),
         unsent=unsent,

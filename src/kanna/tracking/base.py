@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """How a run ended."""
+Point: TypeAlias = tuple[int, Mapping[str, float]]
+"""A step, and what was measured at it."""
 
 
 class RunBackend(Protocol):
@@ -17,8 +19,8 @@ class RunBackend(Protocol):
         """What the run was asked for."""
         ...
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """What was measured at a step."""
+    def metrics(self, points: Sequence[Point]) -> None:
+        """What was measured, by step; there is a point at least."""
         ...
 
     def tags(self, values: Mapping[str, str]) -> None:

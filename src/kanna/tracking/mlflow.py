@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna.tracking import servers
-from kanna.tracking.base import RunBackend
+from kanna.tracking.base import Point, RunBackend
 
 DEFAULT = "kanna"
 """The experiment of runs that name none."""
@@ -40,13 +40,18 @@ class MlflowRun:
         for first in range(0, len(every), _MOST):
             self.client.log_batch(self.id, params=every[first : first + _MOST])
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """What was measured at a step."""
+    def metrics(self, points: Sequence[Point]) -> None:
+        """What was measured, by step."""
         from mlflow.entities import Metric  # pyright: ignore[reportMissingTypeStubs]
 
         now = int(time.time() * 1000)
-        every = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self.client.log_batch(self.id, metrics=every)
+        every = [
+            Metric(key, float(value), now, step)
+            for step, values in points
+            for key, value in values.items()
+        ]
+        for first in range(0, len(every), _MOST):
+            self.client.log_batch(self.id, metrics=every[first : first + _MOST])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """What it was made from, and by what."""
@@ -79,7 +84,7 @@ def begin(address: str, experiment: str | None, name: str) -> MlflowRun:
     Raises:
         KannaError: As `servers.connect` does.
     """
-    client = servers.connect(address)
+    client = servers.connect(address, expected=servers.TRACKERS)
     try:
         number = _experiment(client, address, experiment or DEFAULT)
         run = client.create_run(number, run_name=name)

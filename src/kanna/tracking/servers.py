@@ -15,6 +15,8 @@ from kanna.errors import MissingError, SourceError, UsageError
 
 EXTRA = "mlflow"
 EXPECTED = "http://HOST:PORT, https://HOST or sqlite:///FILE"
+TRACKERS = f"{EXPECTED} of MLflow, trackio or trackio:PROJECT"
+"""What a run can be told to; models are registered at MLflow alone."""
 _ANSWER = 10.0
 """Seconds a server has to take a connection."""
 _PATIENCE = {
@@ -39,11 +41,12 @@ def is_local(address: str) -> bool:
     return address.startswith("sqlite:")
 
 
-def connect(address: str) -> Any:
+def connect(address: str, *, expected: str = EXPECTED) -> Any:
     """MLflow's client of a server that answers, or of a database.
 
     Args:
         address: `http://`, `https://` or `sqlite:///FILE`.
+        expected: Which addresses the error names.
 
     Raises:
         UsageError: It is no address of a tracking server.
@@ -53,7 +56,7 @@ def connect(address: str) -> Any:
     """
     parts = parts_of(address)
     if parts is None or not (_is_server(parts) or _is_database(parts)):
-        raise UsageError(f"{shown(address)} is no tracking server", expected=EXPECTED)
+        raise UsageError(f"{shown(address)} is no tracking server", expected=expected)
     if missing := extras.missing(EXTRA):
         raise MissingError(f"tracking needs {', '.join(missing)}", todo=extras.command(EXTRA))
     if _is_server(parts):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.escaping import one_line
-from kanna.tracking.base import FAILED, FINISHED, KILLED, RunBackend
+from kanna.tracking.base import FAILED, FINISHED, KILLED, Point, RunBackend
 
 __all__ = ["FAILED", "FINISHED", "KILLED", "Link", "TrackedRun"]
 
@@ -82,21 +82,21 @@ class TrackedRun:
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """What was measured at a step: the numbers among the values."""
-        numbers = {
-            _key(k): float(v)
-            for k, v in values.items()
-            if isinstance(v, int | float) and not isinstance(v, bool)
-        }
-        if numbers:
+        if numbers := _numbers(values):
             sent: dict[str, Any] = {"step": step, **numbers}
-            self._send("metrics", sent, lambda run: run.metrics(numbers, step))
+            self._send("metrics", sent, lambda run: run.metrics([(step, numbers)]))
 
     def curve(self, history: object) -> None:
         """Metrics by step, from a list of objects with a `step` each; anything else is none."""
+        points: list[Point] = []
         for point in history if isinstance(history, list) else []:  # pyright: ignore[reportUnknownVariableType]
             if isinstance(point, Mapping) and isinstance(point.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
                 values = {str(k): v for k, v in point.items() if k != "step"}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-                self.metrics(values, point["step"])  # pyright: ignore[reportUnknownArgumentType]
+                if numbers := _numbers(values):
+                    points.append((point["step"], numbers))  # pyright: ignore[reportUnknownArgumentType]
+        if points:
+            sent = {"points": [{"step": step, **numbers} for step, numbers in points]}
+            self._send("curve", sent, lambda run: run.metrics(points))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """What it was made from, and by what; values that are None are left out."""
@@ -150,6 +150,14 @@ WEIGHTS = frozenset({".gguf", ".safetensors", ".onnx", ".data", ".npz"})
 
 def _filed(path: Path, folder: str) -> Callable[[RunBackend], object]:
     return lambda run: run.file(path, folder)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        _key(k): float(v)
+        for k, v in values.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
 
 
 def _key(name: str) -> str:

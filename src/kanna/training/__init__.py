@@ -112,8 +112,8 @@ def adapt(
         overwrite: Replace what is at `out`.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
-            of the run (extra `mlflow`); None: nobody is.
+        track: A tracker, such as http://127.0.0.1:5000, sqlite:///runs.db or trackio, that is told
+            of the run (extras `mlflow`, `trackio`); None: nobody is.
         experiment: Where the run belongs there; None: kanna.
         track_weights: Send the weights, too, not only their hash and path.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
