@@ -33,7 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "search": ("optuna",),
     "ray": ("ray",),
     "tasks": ("lm_eval", "torch"),
-    "azureml": ("azure.ai.ml",),
+    "azureml": ("azure.ai.ml", "azure.identity"),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "trackio": ("trackio",),
     "postgres": ("psycopg",),

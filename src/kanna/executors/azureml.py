@@ -3,26 +3,27 @@
 The environment is built from a Dockerfile of ours; its version is a hash of what it is built from,
 and that of a data asset a hash of its files, so that neither is made twice. The folder of the run
 is the output of the job, which can be registered as a model. Where the extra is installed, every
-file is held to the schemas of Azure's SDK. No credentials are read: `az login` has them.
+file is held to the schemas of Azure's SDK. Where a subscription is named, the job is submitted to
+the workspace, with the credentials that azure-identity finds.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kanna._util import extras
 from kanna._util.digest import sha256
-from kanna.errors import OutputError
+from kanna.errors import OutputError, UsageError
 from kanna.escaping import shell_line, yaml_text
-from kanna.executors.base import Executor, JobFiles, JobInput, RecipeJob
+from kanna.executors.azureml_workspace import EXTRA, AzureWorkspace, WorkspaceName
+from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, RecipeJob
 from kanna.executors.commands import JobOptions, head, installing, running, without_expressions
 from kanna.executors.settings import option
 
-EXTRA = "azureml"
 _SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
 _LOADERS = {
     "environment.yml": "load_environment",
@@ -35,6 +36,9 @@ _LOADERS = {
 class AzureOptions(JobOptions):
     """Of a job of Azure ML."""
 
+    subscription: str = option(
+        "subscription of a workspace that the job is submitted to; by default nothing is", ""
+    )
     resource_group: str = option("resource group; by default that of `az configure`", "")
     workspace: str = option("workspace; by default that of `az configure`", "")
     compute: str = option("cluster of the workspace; by default serverless machines", "")
@@ -42,6 +46,14 @@ class AzureOptions(JobOptions):
     experiment: str = option("experiment that the job belongs to", "kanna")
     minutes: int = option("minutes after which it is ended", 360)
     register: str = option("name of a model that the folder of the run is registered as", "")
+
+    def __post_init__(self) -> None:
+        if self.subscription and not (self.resource_group and self.workspace):
+            raise UsageError(
+                "a subscription alone names no workspace",
+                expected="subscription, resource_group and workspace",
+                todo="--on-set resource_group=NAME --on-set workspace=NAME",
+            )
 
 
 def files(job: RecipeJob, options: AzureOptions) -> JobFiles:
@@ -58,7 +70,11 @@ def files(job: RecipeJob, options: AzureOptions) -> JobFiles:
         _job(job, options, environment, assets), width=100
     )
     where: list[str] = []
-    for flag, value in (("-g", options.resource_group), ("-w", options.workspace)):
+    for flag, value in (
+        ("-g", options.resource_group),
+        ("-w", options.workspace),
+        ("--subscription", options.subscription),
+    ):
         where += [flag, value] if value else []
     commands = [
         shell_line(["az", "ml", kind, "create", "-f", name, *where])
@@ -204,9 +220,24 @@ def check(paths: Sequence[Path]) -> list[str]:
     return [f"held to the schemas of azure-ai-ml {sdk.__version__}"]
 
 
+def submit(
+    options: AzureOptions, remark: Callable[[str], None]
+) -> Callable[[Path], JobOutcome] | None:
+    """Connect to the workspace that options name; returns what runs a job there."""
+    if not options.subscription:
+        return None
+    name = WorkspaceName(
+        subscription=options.subscription,
+        resource_group=options.resource_group,
+        workspace=options.workspace,
+    )
+    return AzureWorkspace(name, remark).run
+
+
 EXECUTOR = Executor(
     summary="Azure ML: a command job, its environment and data assets, for `az ml`",
     options=AzureOptions,
     files=files,
     check=check,
+    submit=submit,
 )

@@ -83,6 +83,31 @@ class JobFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutcome:
+    """What became of a job that a service has run.
+
+    Attributes:
+        name: Of the job, there.
+        state: As the service calls it.
+        ok: Whether it did what it should.
+        url: Its page.
+        why: What the service says of a failure.
+        todo: What can be done about it.
+        log: The last lines of a job that failed.
+        commands: Shell lines that fetch what it made.
+    """
+
+    name: str
+    state: str
+    ok: bool
+    url: str = ""
+    why: str = ""
+    todo: str = ""
+    log: Sequence[str] = ()
+    commands: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Executor:
     """Where a recipe runs.
 
@@ -92,6 +117,8 @@ class Executor:
         extra: What must be installed for it, "" for the base install.
         files: Returns what to write of a job that others start; None: it runs the steps itself.
         check: Checks the files that were written, and returns what to tell of it.
+        submit: Connects to the service that its options name, and returns what runs the job whose
+            files are in a folder; returns None where they name none, and the job is left to others.
         pool: Opens where single steps run, given its options and whom to tell of losses; None:
             they run here.
     """
@@ -101,4 +128,7 @@ class Executor:
     extra: str = ""
     files: Callable[[RecipeJob, Any], JobFiles] | None = None
     check: Callable[[Sequence[Path]], list[str]] | None = None
+    submit: Callable[[Any, Callable[[str], None]], Callable[[Path], JobOutcome] | None] | None = (
+        None
+    )
     pool: Callable[[Any, Callable[[str], None]], StepPool] | None = None

@@ -83,7 +83,7 @@ def run(
     Raises:
         RecipeError: Something is wrong with the recipe; it says where.
         OutputError: The folder cannot be used.
-        SourceError: The tracking server or the cluster does not answer.
+        SourceError: The tracking server, the cluster or the workspace does not answer.
         MissingError: The executor needs an extra that is not here.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
@@ -96,7 +96,11 @@ def run(
         graphs = _graphs(loaded, RecipeInputs((), offline=offline, progress=bar))
         _validate(loaded, graphs, problems)
         files = executor.files(elsewhere.job(loaded, graphs, place.changes), settings)
-        return elsewhere.written(loaded.name, files, out, executor, remark or _nothing)
+        bar.finish()
+        tell = remark or _nothing
+        start = executor.submit(settings, tell) if executor.submit and not dry_run else None
+        written = elsewhere.written(loaded.name, files, out, executor, tell, started=bool(start))
+        return elsewhere.ended(written, start) if start else written
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
     earlier = _earlier(folder)
     inputs = RecipeInputs(earlier.inputs if earlier else (), offline=offline, progress=bar)

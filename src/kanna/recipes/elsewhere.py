@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import kanna
@@ -15,7 +16,7 @@ from kanna._util.atomic import write_text
 from kanna._util.own_files import complete
 from kanna.errors import OutputError, UsageError
 from kanna.executors import settings
-from kanna.executors.base import Executor, JobFiles, JobInput, RecipeJob
+from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, RecipeJob
 from kanna.executors.commands import HEAD
 from kanna.recipes.document import Value
 from kanna.recipes.graph import RecipeGraph
@@ -162,6 +163,8 @@ def written(
     out: str | Path | None,
     executor: Executor,
     remark: Callable[[str], None],
+    *,
+    started: bool = False,
 ) -> RunResult:
     """Write the files of a job, and say how it is started.
 
@@ -171,6 +174,7 @@ def written(
         out: Where; None: where it belongs.
         executor: Whose files they are.
         remark: Is told what is left to the user.
+        started: Whether it is started from here: then nothing is.
 
     Raises:
         OutputError: A file is there that kanna did not write.
@@ -178,7 +182,7 @@ def written(
     folder = Path(out) if out is not None else files.place or Path()
     paths = write(files, folder)
     checked = executor.check(list(map(Path, paths))) if executor.check else []
-    for note in (*checked, *files.notes):
+    for note in checked if started else (*checked, *files.notes):
         remark(note)
     return RunResult(
         name=name,
@@ -188,6 +192,19 @@ def written(
         dry_run=True,
         files=paths,
         commands=list(files.commands),
+    )
+
+
+def ended(written: RunResult, start: Callable[[Path], JobOutcome]) -> RunResult:
+    """Run a job whose files are written; returns what became of it."""
+    began = time.perf_counter()
+    outcome = start(Path(written.folder).absolute())
+    return replace(
+        written,
+        dry_run=False,
+        job=outcome,
+        seconds=round(time.perf_counter() - began, 3),
+        commands=list(outcome.commands),
     )
 
 

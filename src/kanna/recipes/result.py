@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.results import Result, ResultTable
+from kanna.executors.base import JobOutcome
 from kanna.recipes.prediction import PlannedStep
 from kanna.recipes.records import BLOCKED, DONE, FAILED, KEPT, Manifest, StepState, TrialRecord
 
@@ -27,7 +28,8 @@ class RunResult(Result):
         seconds: Time it took.
         dry_run: Whether nothing was run.
         files: Of a job elsewhere, what was written to describe it.
-        commands: Of a job elsewhere, the shell lines that start it.
+        commands: Of a job elsewhere, the shell lines that start it, or that fetch what it made.
+        job: Of a job that a service has run from here, what became of it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class RunResult(Result):
     dry_run: bool = False
     files: list[str] = field(default_factory=list[str])
     commands: list[str] = field(default_factory=list[str])
+    job: JobOutcome | None = None
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path, report: Path) -> RunResult:
@@ -66,8 +69,8 @@ class RunResult(Result):
 
     @property
     def ok(self) -> bool:
-        """Whether no step failed."""
-        return not self.count(FAILED, BLOCKED)
+        """Whether no step failed, nor the job."""
+        return (self.job is None or self.job.ok) and not self.count(FAILED, BLOCKED)
 
     @property
     def exit_code(self) -> int:
@@ -77,6 +80,8 @@ class RunResult(Result):
 
     def headline(self) -> str:
         """How many steps ran, and how many did not need to."""
+        if self.job:
+            return f"{self.name}: the job {self.job.name}: {self.job.state}"
         if self.files:
             return f"{self.name}: {', '.join(self.files)}"
         if self.dry_run:
@@ -112,4 +117,5 @@ class RunResult(Result):
             "outputs": self.outputs,
             "files": self.files,
             "commands": self.commands,
+            "job": asdict(self.job) if self.job else None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +81,14 @@ def run_command(
         remark=terminal.note,
         **choices,
     )
-    terminal.result(result, _draw)
+    terminal.result(result, partial(_draw, quiet=terminal.quiet))
     click.get_current_context().exit(result.exit_code)
 
 
-def _draw(screen: Console, data: dict[str, Any]) -> None:
+def _draw(screen: Console, data: dict[str, Any], *, quiet: bool) -> None:
+    if data["job"]:
+        _draw_job(screen, data, log=quiet)
+        return
     if data["files"]:
         lines = ["Nothing was run. What comes next:", *(f"  {one}" for one in data["commands"])]
         for line in (*data["files"], *lines):
@@ -112,6 +116,16 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             screen.print(f"{name}: {path}", soft_wrap=True, markup=False)
     failed = f", {data['failed']} failed" if data["failed"] else ""
     screen.print(f"{data['ran']} steps run, {data['kept']} kept{failed}. Report: {data['report']}")
+
+
+def _draw_job(screen: Console, data: dict[str, Any], *, log: bool) -> None:
+    job = data["job"]  # whose log the remarks had, where there are any
+    lines = [*(job["log"] if log else ()), f"{job['name']}: {job['state']}", job["why"]]
+    lines += [f"What to do: {job['todo']}" if job["todo"] else "", job["url"]]
+    lines += ["What it made:" if job["ok"] else "All that it left:"]
+    lines += [f"  {one}" for one in data["commands"]]
+    for line in filter(None, lines):
+        screen.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _draw_trials(screen: Console, data: dict[str, Any]) -> None:
