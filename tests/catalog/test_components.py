@@ -34,6 +34,7 @@ from kanna.fleet import orchestrators
 from kanna.formats import prequantized
 from kanna.formats.onnx import encoder
 from kanna.packaging import targets
+from kanna.registry import layouts
 from kanna.serving import engines
 from kanna.sources import open_source
 
@@ -53,6 +54,7 @@ FOLDERS = {
     "kanna.packaging.targets": ("targets", "TARGET"),
     "kanna.recipes.verbs": ("verbs", "VERB"),
     "kanna.executors": ("executors", "EXECUTOR"),
+    "kanna.registry.layouts": ("layouts", "LAYOUT"),
     "kanna.fleet.orchestrators": ("orchestrators", "ORCHESTRATOR"),
     "kanna.tasks": ("tasks", "TASK"),
     "kanna.formats.prequantized": ("sources", "unpacked"),
@@ -389,6 +391,14 @@ def test_executors_by_name(one: Component) -> None:
         f.name for f in fields(executors.get(one.name).options)
     }
     assert all(o.about for o in one.options)
+
+
+@each("layouts")
+def test_layouts_by_name(one: Component) -> None:
+    layout = layouts.get(one.name)
+    assert one.facts["read by"] == ", ".join(layout.readers)
+    result = CliRunner().invoke(cli, ["push", "--help"])
+    assert one.name in result.output
 
 
 @each("orchestrators")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import kanna
 from kanna.formats.gguf.read import tensor_places
-from kanna.registry import modelpack, reuse
+from kanna.registry import manifests, reuse
 from kanna.sources import oci
 
 ROWS, COLUMNS, TENSORS = 256, 256, 24
@@ -88,7 +88,7 @@ def test_a_pull_that_was_cut_short_goes_on_with_pieces(
         kanna.push(name, path, unproved=True)
     kanna.pull(names[0])
     data = models[1].read_bytes()
-    partial = oci.folder() / "sha256" / f"{modelpack.digest_of(data)[7:]}.part"
+    partial = oci.folder() / "sha256" / f"{manifests.digest_of(data)[7:]}.part"
     partial.write_bytes(data[: len(data) // 2])
     second = kanna.pull(names[1])
     assert Path(second.path).read_bytes() == data
@@ -107,7 +107,7 @@ def test_a_list_of_another_file_does_no_harm(
         """Lists as long as the files, which say that they are the model that is here."""
         values = json.loads(reuse.list_path(next(iter(known))).read_text())
         values["sizes"][-1] += tuned.stat().st_size - base.stat().st_size
-        return modelpack.encoded({"format": reuse.FORMAT, "files": dict.fromkeys(files, values)})
+        return manifests.encoded({"format": reuse.FORMAT, "files": dict.fromkeys(files, values)})
 
     known = [p.stem for p in (oci.folder() / "pieces").glob("*.json")]
     monkeypatch.setattr(reuse, "lists_of", lying)

@@ -19,8 +19,9 @@ from helpers import needs, registries
 import kanna
 from kanna.cli.main import cli
 from kanna.errors import GateError, SourceError, UsageError
-from kanna.registry import modelpack
+from kanna.registry import manifests
 from kanna.registry.client import RegistryRepository
+from kanna.registry.layouts.base import FILEPATH
 from kanna.sources import oci
 from kanna.verification import gate_report
 
@@ -54,7 +55,7 @@ def proved(llama: Path) -> list[Path]:
 def get(registry: str, path: str) -> Any:
     request = urllib.request.Request(
         f"http://{registry}/v2/{path}",
-        headers={"Accept": f"{modelpack.IMAGE_INDEX}, {modelpack.IMAGE_MANIFEST}"},
+        headers={"Accept": f"{manifests.IMAGE_INDEX}, {manifests.IMAGE_MANIFEST}"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.loads(answer.read())
@@ -96,7 +97,7 @@ def test_what_is_pushed_is_a_modelpack(registry: str, proved: list[Path]) -> Non
     digest = kanna.push(f"oci://{registry}/team/pack:v2", proved[0]).digest
     listed = get(registry, f"team/pack/manifests/{digest.replace(':', '-')}")
     kinds = {entry["artifactType"] for entry in listed["manifests"]}
-    assert kinds == {modelpack.GATE, modelpack.BILL, modelpack.PIECES}
+    assert kinds == {manifests.GATE, manifests.BILL, manifests.PIECES}
 
 
 def test_nothing_is_sent_twice(registry: str, proved: list[Path]) -> None:
@@ -221,13 +222,13 @@ def make_key(folder: Path) -> tuple[Path, Path]:
 
 
 def blob_requests(asked: list[str], path: Path) -> list[str]:
-    digest = modelpack.digest_of(path.read_bytes())
+    digest = manifests.digest_of(path.read_bytes())
     return [line for line in asked if line.startswith("GET") and digest in line]
 
 
 def test_a_pull_that_is_cut_short_goes_on(registry: str, proved: list[Path]) -> None:
     kanna.push(f"oci://{registry}/team/cut:v1", proved[0])
-    digest = modelpack.digest_of(proved[0].read_bytes())
+    digest = manifests.digest_of(proved[0].read_bytes())
     lies = registries.Lies(of=f"GET .*blobs/{digest}", dropped_after=20_000, times=2)
     with registries.between(registry, lies) as host:
         path = Path(kanna.pull(f"oci://{host}/team/cut:v1").path)
@@ -237,7 +238,7 @@ def test_a_pull_that_is_cut_short_goes_on(registry: str, proved: list[Path]) -> 
 
 def test_another_run_goes_on_too(registry: str, proved: list[Path]) -> None:
     kanna.push(f"oci://{registry}/team/cut:v2", proved[0])
-    digest = modelpack.digest_of(proved[0].read_bytes())
+    digest = manifests.digest_of(proved[0].read_bytes())
     lies = registries.Lies(of=f"GET .*blobs/{digest}", dropped_after=0)
     with registries.between(registry, lies) as host:
         partial = oci.folder() / "sha256" / f"{digest[7:]}.part"
@@ -292,7 +293,7 @@ def renamed(place: str) -> registries.Edit:
 
     def edit(status: int, own: dict[str, str], data: bytes) -> tuple[int, dict[str, str], bytes]:
         manifest = json.loads(data)
-        manifest["layers"][0]["annotations"] = {modelpack.FILEPATH: place}
+        manifest["layers"][0]["annotations"] = {FILEPATH: place}
         data = json.dumps(manifest).encode()
         own = {k: v for k, v in own.items() if k.lower() != "docker-content-digest"}
         return status, own, data
@@ -330,7 +331,7 @@ def test_a_registry_that_lies_is_refused(
     monkeypatch.setattr(download, "PATIENCE", 0.0)
     kanna.push(f"oci://{registry}/team/lies:v1", proved[0])
     of, edit, message = LIARS[case]
-    digest = modelpack.digest_of(proved[0].read_bytes())
+    digest = manifests.digest_of(proved[0].read_bytes())
     lies = registries.Lies(of=of.format(digest=digest), edit=edit)
     with registries.between(registry, lies) as host:
         run = CliRunner().invoke(cli, ["pull", f"oci://{host}/team/lies:v1"])

@@ -14,7 +14,7 @@ from kanna.packaging import push_hub, push_oci, push_store
 from kanna.packaging.artefact import open_artefact
 from kanna.packaging.prepared import PreparedArtefact, prepare
 from kanna.packaging.pushed import PushedVariant, PushResult
-from kanna.registry import stores
+from kanna.registry import layouts, stores
 from kanna.sources import oci
 
 __all__ = ["PushResult", "PushedVariant", "push"]
@@ -30,6 +30,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     card: str | Path | None = None,
+    layout: str | None = None,
     dry_run: bool = False,
     offline: bool = False,
     progress: Progress | None = None,
@@ -52,6 +53,8 @@ def push(
         revision: Of the hub: the branch, made where there is none.
         card: Of the hub: the model card; None takes the one that `compare` or `optimize` wrote
             beside the file, else writes what is known of it.
+        layout: Of registries: the media types that its readers look for, one of `kanna components
+            layouts`; None takes `modelpack`.
         dry_run: Check everything and say what would be sent; nobody is asked.
         offline: Look for files on this machine alone.
         progress: Where hashing and sending are reported.
@@ -79,12 +82,25 @@ def push(
         raise UsageError("--private, --revision and --card are of the hub", expected=push_hub.FORM)
     if hub is not None and sign_key is not None:
         raise UsageError("the hub keeps no signatures", expected="no --sign-key")
+    if name is None and layout is not None:
+        raise UsageError("--layout is of registries", expected=oci.FORM)
+    chosen = layouts.get(layout or layouts.DEFAULT)
+    if len(given) > 1 and not chosen.variants:
+        raise UsageError(
+            f"{len(given)} models for one tag in the layout {layout}",
+            expected=f"one of them, or --layout {layouts.DEFAULT}, which has variants",
+        )
     if sign_key is not None:
         signing.check_key(Path(sign_key))
     progress = shown(progress)
     prepared: list[PreparedArtefact] = []
     for at, one in enumerate(given):
         artefact = open_artefact(one, offline=offline, progress=progress)
+        if chosen.formats and artefact.kind not in chosen.formats:
+            raise UsageError(
+                f"{artefact.name} is of the format {artefact.kind}",
+                expected=f"{', '.join(sorted(chosen.formats))} in the layout {layout}",
+            )
         taken = {p.variant for p in prepared}
         prepared.append(prepare(artefact, reports[at] if reports else None, unproved, taken))
     if hub is not None:
@@ -97,7 +113,7 @@ def push(
         return push_store.send(destination, prepared, signer, dry_run, progress)
     if dry_run:
         return push_oci.planned(name, prepared)
-    return push_oci.send(name, prepared, signer, progress)
+    return push_oci.send(name, prepared, chosen, signer, progress)
 
 
 def _registry_name(destination: str) -> oci.OciName:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from kanna._util import own_files
 from kanna._util.progress import Progress
 from kanna.errors import MissingError
 from kanna.packaging import bom
@@ -14,16 +17,21 @@ from kanna.packaging.artefact import Artefact
 from kanna.packaging.prepared import PreparedArtefact
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.packaging.resources import memory_of
-from kanna.registry import evidence, modelpack, reuse, upload
+from kanna.registry import evidence, manifests, reuse, upload
 from kanna.registry.client import RegistryRepository
-from kanna.registry.modelpack import Descriptor, ManifestDocument
+from kanna.registry.layouts.base import FILEPATH, TITLE, LayoutSubject, PackedLayer, RegistryLayout
+from kanna.registry.manifests import Descriptor, ManifestDocument
 from kanna.sources import oci
 
 
 def send(
-    name: oci.OciName, prepared: Sequence[PreparedArtefact], key: Path | None, progress: Progress
+    name: oci.OciName,
+    prepared: Sequence[PreparedArtefact],
+    layout: RegistryLayout,
+    key: Path | None,
+    progress: Progress,
 ) -> PushResult:
-    """Push every artefact, then what the tag names."""
+    """Push every artefact in a layout, then what the tag names."""
     repository = RegistryRepository(name, pushes=True)
     notes: list[str] = []
     variants: list[PushedVariant] = []
@@ -31,23 +39,23 @@ def send(
     total = sum(p.artefact.num_bytes for p in prepared)
     with ThreadPoolExecutor(1) as beside:
         bills = [beside.submit(_bill, one.artefact) for one in prepared]
-        lists = [beside.submit(_piece_lists, one) for one in prepared]
+        lists = [beside.submit(_piece_lists, one) for one in prepared if layout.packed is None]
         progress.start(f"push {name.repository}", total)
         try:
             for one in prepared:
-                document, variant = _send_one(repository, one, progress)
+                document, variant = _send_one(repository, one, layout, progress)
                 documents.append(document)
                 variants.append(variant)
         finally:
             progress.finish()
-    for one, document, bill, pieces in zip(prepared, documents, bills, lists, strict=True):
+    for one, document, bill, pieces in zip_longest(prepared, documents, bills, lists):
         repository.put_manifest(document.data, document.media_type, document.described().digest)
-        if (listed := pieces.result()) is not None:
-            _attach(repository, document, modelpack.PIECES, listed)
+        if pieces is not None and (listed := pieces.result()) is not None:
+            _attach(repository, document, manifests.PIECES, listed)
         notes += _attach_evidence(repository, one, document, bill.result(), key)
     top = documents[0]
     if len(documents) > 1:
-        top = _index(documents)
+        top = _index(documents, layout)
         repository.put_manifest(top.data, top.media_type, top.described().digest)
         if key is not None:
             _attach_signature(repository, top, key)
@@ -84,34 +92,32 @@ def planned(name: oci.OciName, prepared: Sequence[PreparedArtefact]) -> PushResu
 
 
 def _send_one(
-    repository: RegistryRepository, one: PreparedArtefact, progress: Progress
+    repository: RegistryRepository,
+    one: PreparedArtefact,
+    layout: RegistryLayout,
+    progress: Progress,
 ) -> tuple[ManifestDocument, PushedVariant]:
     """Push the files of an artefact; its manifest is not written yet."""
     sent, layers = 0, list[Descriptor]()
-    for place, path in one.files.items():
-        title = {modelpack.FILEPATH: place, "org.opencontainers.image.title": place}
-        layer = Descriptor(
-            media_type=modelpack.media_type_of(place),
-            digest=f"sha256:{one.hashes[place]}",
-            size=path.stat().st_size,
-            annotations=title,
-        )
-        if upload.push_file(repository, path, layer, progress):
-            sent += layer.size
-        layers.append(layer)
+    with _blobs(one, layout) as blobs:
+        for blob in blobs:
+            if upload.push_file(repository, blob.path, blob.descriptor, progress):
+                sent += blob.descriptor.size
+            layers.append(blob.descriptor)
     artefact = one.artefact
     memory, context = memory_of(artefact)
     config = upload.push_bytes(
-        repository, modelpack.encoded(_config(one, layers)), modelpack.CONFIG
+        repository, manifests.encoded(layout.config(_subject(artefact), layers)), layout.config_type
     )
     annotations = {
         "org.opencontainers.image.title": artefact.name,
-        modelpack.VARIANT: one.variant,
-        modelpack.MEMORY: str(memory),
-        modelpack.CONTEXT: str(context),
+        manifests.VARIANT: one.variant,
+        manifests.MEMORY: str(memory),
+        manifests.CONTEXT: str(context),
     }
-    document = _manifest(modelpack.MODEL, config, layers, annotations)
-    modelpack.files_of(document, artefact.name)  # as strict as those who will read it
+    document = _manifest(layout.artifact_type, config, layers, annotations)
+    if layout.files is not None:
+        layout.files(document, artefact.name)  # as strict as those who will read it
     variant = PushedVariant(
         variant=one.variant,
         manifest=document.described().digest,
@@ -123,26 +129,48 @@ def _send_one(
     return document, variant
 
 
-def _config(one: PreparedArtefact, layers: Sequence[Descriptor]) -> dict[str, Any]:
-    """The configuration of a model, as ModelPack has it."""
-    artefact = one.artefact
-    descriptor: dict[str, Any] = {"name": artefact.name, "family": artefact.model.family}
-    if artefact.licence:
-        descriptor["licenses"] = [artefact.licence]
-    config: dict[str, Any] = {"architecture": "transformer", "format": artefact.kind}
-    if artefact.parameters:
-        config["paramSize"] = f"{artefact.parameters / 1e9:.3g}b"
-    if plan := artefact.provenance.get("plan"):
-        config["quantization"] = str(plan)
-    return {
-        "descriptor": descriptor,
-        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
-        "config": config,
-    }
+@contextmanager
+def _blobs(one: PreparedArtefact, layout: RegistryLayout) -> Generator[Sequence[PackedLayer]]:
+    """The layers of an artefact: its files, or what a layout packs them into."""
+    if layout.packed is not None:
+        home = oci.folder()
+        home.mkdir(parents=True, exist_ok=True)
+        with (
+            own_files.scratch(home, label="layers") as scratch,
+            layout.packed(one.files, one.hashes, scratch) as blobs,
+        ):
+            yield blobs
+        return
+    yield [
+        PackedLayer(
+            descriptor=Descriptor(
+                media_type=layout.media_type(place),
+                digest=f"sha256:{one.hashes[place]}",
+                size=path.stat().st_size,
+                annotations={FILEPATH: place, TITLE: place},
+            ),
+            path=path,
+        )
+        for place, path in one.files.items()
+    ]
+
+
+def _subject(artefact: Artefact) -> LayoutSubject:
+    """What a configuration says of an artefact."""
+    plan = artefact.provenance.get("plan")
+    return LayoutSubject(
+        name=artefact.name,
+        family=artefact.model.family,
+        format=artefact.kind,
+        num_bytes=artefact.num_bytes,
+        parameters=artefact.parameters,
+        licence=artefact.licence,
+        plan=str(plan) if plan else None,
+    )
 
 
 def _manifest(
-    kind: str,
+    kind: str | None,
     config: Descriptor,
     layers: Sequence[Descriptor],
     annotations: Mapping[str, str],
@@ -150,8 +178,8 @@ def _manifest(
 ) -> ManifestDocument:
     values: dict[str, Any] = {
         "schemaVersion": 2,
-        "mediaType": modelpack.IMAGE_MANIFEST,
-        "artifactType": kind,
+        "mediaType": manifests.IMAGE_MANIFEST,
+        **({"artifactType": kind} if kind else {}),
         "config": config.to_dict(),
         "layers": [layer.to_dict() for layer in layers],
     }
@@ -159,18 +187,18 @@ def _manifest(
         values["subject"] = subject.to_dict()
     if annotations:
         values["annotations"] = dict(sorted(annotations.items()))
-    return modelpack.read_document(modelpack.encoded(values), "a manifest of kanna")
+    return manifests.read_document(manifests.encoded(values), "a manifest of kanna")
 
 
-def _index(documents: Sequence[ManifestDocument]) -> ManifestDocument:
+def _index(documents: Sequence[ManifestDocument], layout: RegistryLayout) -> ManifestDocument:
     children = [document.described().to_dict() for document in documents]
     values = {
         "schemaVersion": 2,
-        "mediaType": modelpack.IMAGE_INDEX,
-        "artifactType": modelpack.MODEL,
+        "mediaType": manifests.IMAGE_INDEX,
+        "artifactType": layout.artifact_type,
         "manifests": children,
     }
-    return modelpack.read_document(modelpack.encoded(values), "an index of kanna")
+    return manifests.read_document(manifests.encoded(values), "an index of kanna")
 
 
 def _piece_lists(one: PreparedArtefact) -> bytes | None:
@@ -196,13 +224,13 @@ def _attach_evidence(
     """Attach gate report, bill of materials and signature; returns what could not be."""
     notes: list[str] = []
     if one.gate is not None:
-        _attach(repository, document, modelpack.GATE, modelpack.encoded(one.gate.values))
+        _attach(repository, document, manifests.GATE, manifests.encoded(one.gate.values))
     else:
         notes.append(f"{one.variant} was pushed without a proof")
     if isinstance(bill, str):
         notes.append(bill)
     else:
-        _attach(repository, document, modelpack.BILL, bill)
+        _attach(repository, document, manifests.BILL, bill)
     if key is not None:
         _attach_signature(repository, document, key)
     return notes
@@ -211,7 +239,7 @@ def _attach_evidence(
 def _attach_signature(
     repository: RegistryRepository, document: ManifestDocument, key: Path
 ) -> None:
-    _attach(repository, document, modelpack.SIGNATURE, evidence.signature_of(document.data, key))
+    _attach(repository, document, manifests.SIGNATURE, evidence.signature_of(document.data, key))
 
 
 def _attach(
@@ -219,6 +247,6 @@ def _attach(
 ) -> None:
     """Push something that refers to a manifest."""
     layer = upload.push_bytes(repository, data, kind)
-    empty = upload.push_bytes(repository, b"{}", modelpack.EMPTY)
+    empty = upload.push_bytes(repository, b"{}", manifests.EMPTY)
     subject = document.described({})
     repository.attach(subject, _manifest(kind, empty, [layer], {}, subject))

@@ -12,7 +12,7 @@ from kanna.packaging.prepared import PreparedArtefact
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.packaging.resources import memory_of
 from kanna.provenance import GATE
-from kanna.registry import evidence, modelpack
+from kanna.registry import evidence, manifests
 from kanna.registry.store_pulling import SIGNATURES
 from kanna.registry.stores import MANIFEST, ObjectStore, StoredVariant, manifest_of
 
@@ -88,7 +88,7 @@ def _keep_evidence(store: ObjectStore, above: str, one: PreparedArtefact) -> lis
     """Write gate report and bill of materials beside a model; what could not be."""
     notes: list[str] = []
     if one.gate is not None:
-        store.put_bytes(modelpack.encoded(one.gate.values), f"{above}{GATE}")
+        store.put_bytes(manifests.encoded(one.gate.values), f"{above}{GATE}")
     else:
         notes.append(f"{one.variant} was pushed without a proof")
     try:

@@ -10,10 +10,10 @@ from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import quote, urlsplit
 
 from kanna.errors import FormatError, RefusedError, SourceError
-from kanna.registry import connection, modelpack
+from kanna.registry import connection, manifests
 from kanna.registry.connection import Body, RegistryAnswer
 from kanna.registry.credentials import authorization
-from kanna.registry.modelpack import IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, ManifestDocument
+from kanna.registry.manifests import IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, ManifestDocument
 from kanna.sources.oci import OciName
 
 _ACCEPT = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
@@ -123,7 +123,7 @@ class RegistryRepository:
             return None
         if answer.status != 200:
             raise self.refusal(answer, "the manifest")
-        digest = modelpack.digest_of(answer.body)
+        digest = manifests.digest_of(answer.body)
         wanted = version if ":" in version else answer.headers.get("docker-content-digest", digest)
         if digest != wanted:
             raise RefusedError(
@@ -131,7 +131,7 @@ class RegistryRepository:
                 expected=f"{wanted[:23]}…, as it says itself",
                 todo="do not use this registry before its operator has looked at it",
             )
-        return modelpack.read_document(answer.body, f"{self.name.repository}@{version[:23]}")
+        return manifests.read_document(answer.body, f"{self.name.repository}@{version[:23]}")
 
     def blob(self, descriptor: Descriptor) -> bytes:
         """A small blob, held to its digest."""
@@ -143,7 +143,7 @@ class RegistryRepository:
         answer = self.ask("GET", f"{self.url}/blobs/{descriptor.digest}")
         if answer.status != 200:
             raise self.refusal(answer, f"the blob {descriptor.digest[:23]}…")
-        if modelpack.digest_of(answer.body) != descriptor.digest:
+        if manifests.digest_of(answer.body) != descriptor.digest:
             raise wrong_digest(self.name.host, descriptor)
         return answer.body
 
@@ -160,10 +160,10 @@ class RegistryRepository:
         if answer.status not in (200, 201, 202):
             raise self.refusal(answer, "the manifest")
         stored = answer.headers.get("docker-content-digest")
-        if stored and stored != modelpack.digest_of(data):
+        if stored and stored != manifests.digest_of(data):
             raise RefusedError(
                 f"the registry {self.name.host} stored {stored[:23]}…",
-                expected=f"{modelpack.digest_of(data)[:23]}…, as it was sent",
+                expected=f"{manifests.digest_of(data)[:23]}…, as it was sent",
             )
         return answer.headers
 
@@ -171,7 +171,7 @@ class RegistryRepository:
         """Manifests whose subject is another one, as the registry lists them."""
         answer = self.ask("GET", f"{self.url}/referrers/{digest}", {"Accept": IMAGE_INDEX})
         if answer.status == 200:
-            document = modelpack.read_document(answer.body, "the list of referrers")
+            document = manifests.read_document(answer.body, "the list of referrers")
         else:
             fallback = self.find_manifest(fallback_tag(digest))
             if fallback is None:
@@ -200,7 +200,7 @@ class RegistryRepository:
                 "mediaType": IMAGE_INDEX,
                 "manifests": [child.to_dict() for child in children],
             }
-            self.put_manifest(modelpack.encoded(index), IMAGE_INDEX, tag)
+            self.put_manifest(manifests.encoded(index), IMAGE_INDEX, tag)
 
     def refusal(self, answer: RegistryAnswer, what: str) -> SourceError:
         """What an answer without success is for who asked."""

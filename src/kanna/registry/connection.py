@@ -26,6 +26,10 @@ CONNECT_SECONDS, ANSWER_SECONDS = 15.0, 60.0
 ATTEMPTS = 5
 MOST_TEXT = 4 << 20
 """Bytes of a manifest, a token or an error: registries allow manifests of 4 MiB."""
+DOCKER_HUB: Mapping[str, str] = dict.fromkeys(
+    ("docker.io", "index.docker.io"), "registry-1.docker.io"
+)
+"""The server behind the names that people and docker have for Docker Hub."""
 _WAIT = 0.3
 BROKEN = (OSError, http.client.HTTPException)
 """What a connection ends with when the network or the other side fails."""
@@ -64,7 +68,7 @@ def is_loopback(host: str) -> bool:
 def base_url(host: str) -> str:
     """The address of a registry: HTTPS, and plain HTTP on this machine alone."""
     name = urlsplit(f"//{host}").hostname or ""
-    return f"{'http' if is_loopback(name) else 'https'}://{host}"
+    return f"{'http' if is_loopback(name) else 'https'}://{DOCKER_HUB.get(host, host)}"
 
 
 def origin(url: str) -> tuple[str, str, int]:

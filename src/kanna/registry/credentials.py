@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +19,9 @@ from kanna.formats.text_files import parse_json, read_object
 from kanna.registry import connection
 
 _CHALLENGE = re.compile(r'([A-Za-z_]+)="([^"]*)"')
+_HUB_NAMES = ("https://index.docker.io/v1/", "docker.io")
+"""Under which docker and podman keep the log-in of Docker Hub."""
+_HUB_SERVERS = frozenset(connection.DOCKER_HUB.values())
 _HELPER = re.compile("[A-Za-z0-9._-]+")
 
 
@@ -98,13 +102,14 @@ def _files() -> Iterator[Path]:
 
 def _log_in(host: str) -> tuple[str, str] | None:
     """User and password of a registry, or None."""
-    for file in _files():
+    names = [host, *_HUB_NAMES] if host in (*connection.DOCKER_HUB, *_HUB_SERVERS) else [host]
+    for file, name in product(_files(), names):
         config = read_object(file, "log in again")
         helpers = config.part("credHelpers")
-        helper = helpers.get(host, text(), "") or config.get("credsStore", text(), "")
-        if helper and (user := _from_helper(helper, host)):
+        helper = helpers.get(name, text(), "") or config.get("credsStore", text(), "")
+        if helper and (user := _from_helper(helper, name)):
             return user
-        auth = config.part("auths").part(host).get("auth", text(), "")
+        auth = config.part("auths").part(name).get("auth", text(), "")
         if auth:
             try:
                 user, colon, password = base64.b64decode(auth).decode().partition(":")

@@ -21,7 +21,7 @@ from kanna.formats.patchwork import Patchwork
 from kanna.formats.stream import explain, sync_file
 from kanna.registry import connection
 from kanna.registry.client import RegistryRepository, wrong_digest
-from kanna.registry.modelpack import Descriptor
+from kanna.registry.manifests import Descriptor
 from kanna.sources import oci
 
 SLICE = 1 << 22

@@ -11,9 +11,9 @@ from kanna._util.atomic import write_bytes
 from kanna._util.typed import TypedObject, text
 from kanna.errors import GateError, KannaError
 from kanna.formats.text_files import parse_json
-from kanna.registry import modelpack
+from kanna.registry import layouts
 from kanna.registry.client import RegistryRepository
-from kanna.registry.modelpack import GATE, SIGNATURE, ManifestDocument
+from kanna.registry.manifests import GATE, SIGNATURE, ManifestDocument
 
 MANIFEST_FILE = "manifest.json"
 """Name under which a manifest is signed."""
@@ -87,7 +87,7 @@ def gate_of(
         repository: Where the manifest is.
         document: The manifest.
     """
-    files = modelpack.files_of(document, str(repository.name))
+    files = layouts.files_of(document, str(repository.name))
     wanted = {place: layer.hex for place, layer in files.items()}
     for data in referring(repository, document, GATE):
         with suppress(KannaError):

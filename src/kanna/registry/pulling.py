@@ -15,9 +15,9 @@ from kanna._util.units import format_size
 from kanna.errors import GateError, OutputError, UsageError
 from kanna.formats.patchwork import Patchwork
 from kanna.formats.stream import explain
-from kanna.registry import download, evidence, modelpack, reuse
+from kanna.registry import download, evidence, layouts, manifests, reuse
 from kanna.registry.client import RegistryRepository
-from kanna.registry.modelpack import Descriptor, ManifestDocument
+from kanna.registry.manifests import Descriptor, ManifestDocument
 from kanna.sources import oci
 
 
@@ -76,7 +76,8 @@ def pull(name: oci.OciName, wanted: Wanted, progress: Progress) -> PulledArtefac
     if wanted.key is not None:
         signature = evidence.check_signature(repository, top, wanted.key)
     document, variant = _chosen(repository, top, wanted)
-    files = modelpack.files_of(document, str(name))
+    layout = layouts.of(document, str(name))
+    files = layouts.files_of(document, str(name))
     digest = document.described().digest
     root = oci.folder() / "models" / digest.partition(":")[2]
     verdict, report = evidence.gate_of(repository, document)
@@ -91,14 +92,15 @@ def pull(name: oci.OciName, wanted: Wanted, progress: Progress) -> PulledArtefac
             "gate.json": report,
         },
     )
-    path = _place_of(root, files)
+    opened = layout.opened(files)
+    path = root / opened if opened else root
     record = oci.record_of(name)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         record,
         {"reference": str(name), "manifest": digest, "path": str(path), "variant": variant},
     )
-    if signature is None and evidence.referring(repository, top, modelpack.SIGNATURE):
+    if signature is None and evidence.referring(repository, top, manifests.SIGNATURE):
         state = "not checked"
     else:
         state = "good" if signature else "none"
@@ -117,7 +119,7 @@ def _chosen(
 ) -> tuple[ManifestDocument, str | None]:
     """The manifest that is wanted, and the name of its variant."""
     if not top.is_index:
-        variant = top.annotations.get(modelpack.VARIANT)
+        variant = top.annotations.get(manifests.VARIANT)
         if wanted.variant not in (None, variant):
             raise UsageError(
                 f"{repository.name} has no variant {wanted.variant!r}",
@@ -126,9 +128,9 @@ def _chosen(
         if wanted.memory is not None and (_memory(top.annotations) or 0) > wanted.memory:
             raise _nothing_fits(repository, [top.described()], wanted.memory)
         return top, variant
-    kinds = (modelpack.IMAGE_MANIFEST,)
+    kinds = (manifests.IMAGE_MANIFEST,)
     variants = [d for d in top.children if d.media_type in kinds]
-    names = [d.annotations.get(modelpack.VARIANT, d.digest) for d in variants]
+    names = [d.annotations.get(manifests.VARIANT, d.digest) for d in variants]
     if wanted.variant is not None:
         if wanted.variant not in names:
             raise UsageError(
@@ -153,7 +155,7 @@ def _need(variant: Descriptor) -> int:
 
 
 def _memory(annotations: Mapping[str, str]) -> int | None:
-    value = annotations.get(modelpack.MEMORY, "")
+    value = annotations.get(manifests.MEMORY, "")
     return int(value) if value.isdigit() and len(value) < 16 else None
 
 
@@ -161,7 +163,7 @@ def _nothing_fits(
     repository: RegistryRepository, variants: list[Descriptor], limit: int
 ) -> GateError:
     listed = ", ".join(
-        f"{d.annotations.get(modelpack.VARIANT, d.digest[:19])} needs {format_size(_need(d))}"
+        f"{d.annotations.get(manifests.VARIANT, d.digest[:19])} needs {format_size(_need(d))}"
         for d in variants
     )
     return GateError(
@@ -226,15 +228,3 @@ def _link(blob: Path, path: Path) -> None:
         os.link(blob, path)
     except OSError:
         shutil.copyfile(blob, path)
-
-
-def _place_of(root: Path, files: dict[str, Descriptor]) -> Path:
-    """What is opened: the only file of weights or the first of its parts, else the folder."""
-    weights = sorted(p for p, d in files.items() if d.media_type not in _SIDES)
-    whole = len({PurePosixPath(p).suffix for p in weights}) == 1 and not any(
-        d.media_type == modelpack.WEIGHT_CONFIG for d in files.values()
-    )
-    return root / weights[0] if whole and weights else root
-
-
-_SIDES = {modelpack.WEIGHT_CONFIG, modelpack.DOCUMENT}

@@ -13,9 +13,9 @@ from kanna.formats import pieces
 from kanna.formats.patchwork import KnownPieces, Patchwork
 from kanna.formats.pieces import FilePieces
 from kanna.formats.text_files import parse_json, read_object
-from kanna.registry import connection, evidence, modelpack
+from kanna.registry import connection, evidence, manifests
 from kanna.registry.client import RegistryRepository
-from kanna.registry.modelpack import Descriptor, ManifestDocument
+from kanna.registry.manifests import Descriptor, ManifestDocument
 from kanna.sources import oci
 
 FORMAT = "kanna.pieces.list/1"
@@ -31,7 +31,7 @@ def lists_of(files: Mapping[str, Path]) -> bytes | None:
     """
     large = {digest: path for digest, path in files.items() if path.stat().st_size >= WORTH}
     lists = {digest: pieces.cut(path).to_dict() for digest, path in large.items()}
-    data = modelpack.encoded({"format": FORMAT, "files": lists})
+    data = manifests.encoded({"format": FORMAT, "files": lists})
     return data if lists and len(data) <= connection.MOST_TEXT else None
 
 
@@ -76,7 +76,7 @@ def _lists(
     """Lists that the registry has, by the hash of the file."""
     lists: dict[str, FilePieces] = {}
     what = f"the list of pieces of {repository.name.repository}"
-    for data in evidence.referring(repository, document, modelpack.PIECES):
+    for data in evidence.referring(repository, document, manifests.PIECES):
         with suppress(KannaError):  # without a list, everything is fetched
             values = TypedObject.of(parse_json(data.decode("utf-8", "replace"), what), what)
             if values.need("format", text(80)) == FORMAT:

@@ -14,7 +14,7 @@ from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject, text, whole
 from kanna.errors import FormatError, KannaError, MissingError, OutputError, SourceError, UsageError
 from kanna.formats.text_files import parse_json
-from kanna.registry import modelpack
+from kanna.registry import manifests
 from kanna.registry.connection import MOST_TEXT
 
 FORM = "s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
@@ -198,8 +198,8 @@ def manifest_of(variants: tuple[StoredVariant, ...]) -> StoreManifest:
         }
         for one in variants
     ]
-    version = hashlib.sha256(modelpack.encoded({"variants": entries})).hexdigest()
-    data = modelpack.encoded({"format": FORMAT, "version": version, "variants": entries})
+    version = hashlib.sha256(manifests.encoded({"variants": entries})).hexdigest()
+    data = manifests.encoded({"format": FORMAT, "version": version, "variants": entries})
     return read_manifest(data, "a manifest of kanna")
 
 
@@ -222,7 +222,7 @@ def read_manifest(data: bytes, what: str) -> StoreManifest:
         files: dict[str, tuple[str, int]] = {}
         listed_files = entry.part("files")
         for place in listed_files.values:
-            modelpack.check_place(place, files, what)
+            manifests.check_place(place, files, what)
             one = listed_files.part(place)
             files[place] = (one.need("sha256", text(64)), one.need("size", whole(0, 1 << 44)))
         name, memory = entry.need("name", text(128)), entry.need("memory", whole(0, 1 << 53))

@@ -13,11 +13,11 @@ from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna.errors import ChangedError, OutputError, RefusedError
-from kanna.registry import connection, modelpack
+from kanna.registry import connection, manifests
 from kanna.registry.client import RegistryRepository
 from kanna.registry.connection import RegistryAnswer
 from kanna.registry.file_part import FilePart
-from kanna.registry.modelpack import Descriptor
+from kanna.registry.manifests import Descriptor
 from kanna.sources import oci
 
 CHUNK = 1 << 30
@@ -47,7 +47,7 @@ def push_bytes(repository: RegistryRepository, data: bytes, media_type: str) -> 
         data: The blob.
         media_type: What it is.
     """
-    descriptor = Descriptor(media_type=media_type, digest=modelpack.digest_of(data), size=len(data))
+    descriptor = Descriptor(media_type=media_type, digest=manifests.digest_of(data), size=len(data))
     if has(repository, descriptor):
         return descriptor
     url = _begin(repository)
@@ -84,7 +84,7 @@ def push_file(
 
 def _note(repository: RegistryRepository, descriptor: Descriptor) -> Path:
     """The file that says where an unfinished upload of a blob goes on."""
-    key = modelpack.digest_of(f"{repository.url}\0{descriptor.digest}".encode())[7:39]
+    key = manifests.digest_of(f"{repository.url}\0{descriptor.digest}".encode())[7:39]
     return oci.folder() / "uploads" / f"{key}.json"
 
 

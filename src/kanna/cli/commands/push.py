@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="Of the hub: the model card. [default: the one that compare or optimize wrote]",
 )
+@click.option(
+    "--layout",
+    help=(
+        "Of registries: modelpack, docker for Docker Model Runner, image for Kubernetes image "
+        "volumes and KServe, cnai for RamaLama. [default: modelpack]"
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, list what would go, send nothing.")
 @options.offline
 def push_command(
@@ -55,9 +62,10 @@ def push_command(
     It is oci://HOST/NAME:TAG in a registry, hf:OWNER/NAME on the hub, or a prefix of an object
     store: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, file:///FOLDER.
 
-    To a registry as CNCF ModelPack, with gate report, bill of materials and signature attached;
-    several MODELs become variants, of which `kanna pull` takes the one that fits. To the hub with
-    gate reports and a model card, in one commit. Files that are there are not sent again.
+    To a registry as CNCF ModelPack, or as --layout says, with gate report, bill of materials and
+    signature attached; several MODELs become variants, of which `kanna pull` takes the one that
+    fits. To the hub with gate reports and a model card, in one commit. Files that are there are not
+    sent again.
     """
     from kanna.packaging.push import push
 

@@ -1,8 +1,4 @@
-"""CNCF ModelPack: media types, and manifests read from strangers.
-
-https://github.com/modelpack/model-spec, specs-go/v1: weights are layers as they are, neither
-archived nor compressed, so that a variant that shares a file shares its layer.
-"""
+"""Manifests and indices of OCI registries, read from strangers, and what kanna puts beside them."""
 
 from __future__ import annotations
 
@@ -21,21 +17,6 @@ from kanna.sources.oci import DIGEST
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"
-MODEL = "application/vnd.cncf.model.manifest.v1+json"
-CONFIG = "application/vnd.cncf.model.config.v1+json"
-WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
-WEIGHT_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"
-DOCUMENT = "application/vnd.cncf.model.doc.v1.raw"
-# Written by earlier versions of Docker Model Runner, outside the list of the specification.
-_WEIGHTS = (
-    WEIGHT,
-    "application/vnd.cncf.model.weight.v1.gguf",
-    "application/vnd.cncf.model.weight.v1.safetensors",
-)
-FILES = (*_WEIGHTS, WEIGHT_CONFIG, DOCUMENT)
-"""Media types of layers that are files."""
-FILEPATH = "org.cncf.model.filepath"
-_FILEPATHS = (FILEPATH, "org.cnai.model.filepath", "org.opencontainers.image.title")
 VARIANT, MEMORY, CONTEXT = "kanna.variant", "kanna.memory.bytes", "kanna.context"
 
 GATE = "application/vnd.kanna.gate.v1+json"
@@ -46,7 +27,6 @@ PIECES = "application/vnd.kanna.pieces.v1+json"
 MOST_LAYERS = 10_000
 LARGEST = 1 << 44
 _PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
-_SIDE = {".json", ".jinja", ".model", ".txt", ".jsonl", ".yaml", ".vocab", ".tiktoken"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +111,6 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def media_type_of(place: str) -> str:
-    """The media type of a file of a model, by its name."""
-    name = PurePosixPath(place).name
-    if name.upper().startswith(("README", "LICENSE", "LICENCE", "NOTICE")):
-        return DOCUMENT
-    return WEIGHT_CONFIG if PurePosixPath(name).suffix.lower() in _SIDE else WEIGHT
-
-
 def encoded(value: Mapping[str, Any]) -> bytes:
     """JSON that is the same for the same values."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
@@ -193,36 +165,6 @@ def _descriptor(values: TypedObject) -> Descriptor:
 def _annotations(values: TypedObject) -> dict[str, str]:
     part = values.part("annotations")
     return {key: part.need(key, text()) for key in part.values}
-
-
-def files_of(manifest: ManifestDocument, what: str) -> dict[str, Descriptor]:
-    """The files of a model by their path in its folder.
-
-    Raises:
-        UnsupportedError: It holds no model, or archives.
-        RefusedError: A path leads elsewhere, is there twice, or runs code when it is read.
-    """
-    kinds = {manifest.artifact_type, manifest.config.media_type if manifest.config else None}
-    if not kinds & {MODEL, CONFIG}:
-        raise UnsupportedError(
-            f"{what} holds {manifest.artifact_type or 'no model'}",
-            expected=f"a ModelPack manifest ({MODEL})",
-        )
-    files: dict[str, Descriptor] = {}
-    for layer in manifest.children:
-        if layer.media_type not in FILES:
-            raise UnsupportedError(
-                f"{what} has a layer of {layer.media_type}",
-                expected="files as they are: " + ", ".join(FILES),
-                todo="push it without archives, as kanna push and modctl --raw do",
-            )
-        names = (layer.annotations.get(key) for key in _FILEPATHS)
-        place = next((name for name in names if name), "")
-        check_place(place, files, what)
-        files[place] = layer
-    if not any(layer.media_type in _WEIGHTS for layer in files.values()):
-        raise UnsupportedError(f"{what} has no weights", expected=WEIGHT)
-    return files
 
 
 def check_place(place: str, taken: Mapping[str, object], what: str) -> None:
