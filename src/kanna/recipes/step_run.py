@@ -162,7 +162,7 @@ def _call(
 ) -> _VerbResult:
     more: dict[str, object] = {"progress": progress}
     if call.verb.out is not None:
-        more["out"] = work / call.verb.out(call.instance.id, call.options)
+        more[call.verb.writes] = work / call.verb.out(call.instance.id, call.options)
     if call.verb.remarks:
         more["remark"] = remark
     function: Callable[..., _VerbResult] = getattr(kanna, call.instance.verb)
@@ -180,12 +180,12 @@ def _record(call: StepCall, result: _VerbResult, work: Path) -> StepRecord:
         figures[name] = value if isinstance(value, str | int | float | bool) else None
     outputs: dict[str, str] = {}
     for name, output in call.verb.outputs.items():
-        path = output.path(made)
+        path = output.path(made) if output.path is not None else _written(call)
         if isinstance(path, str) and Path(path).is_relative_to(call.folder):
             outputs[name] = Path(path).relative_to(call.folder).as_posix()
     notes = made.get("notes") if isinstance(made, dict) else None
     error = None
-    if not result.ok:
+    if not (result.ok if call.verb.holds is None else call.verb.holds(made)):
         unprovable = figures.get("gate") == "unprovable"
         error = ErrorRecord(
             found=result.headline() or "the result is not what it should be",
@@ -201,6 +201,13 @@ def _record(call: StepCall, result: _VerbResult, work: Path) -> StepRecord:
         notes=[note for note in notes if isinstance(note, str)] if isinstance(notes, list) else [],
         error=error,
     )
+
+
+def _written(call: StepCall) -> str | None:
+    """Where a step writes, once it has its final name."""
+    if call.verb.out is None:
+        return None
+    return str(call.folder / call.verb.out(call.instance.id, call.options))
 
 
 def moved(value: Value, before: str, after: str) -> Value:

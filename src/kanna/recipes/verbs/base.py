@@ -13,6 +13,7 @@ Figure: TypeAlias = Callable[[Value], Value]
 
 MODEL, STATISTICS, PLAN, REPORT, FOLDER = "model", "statistics", "plan", "report", "folder"
 TEXT, IMATRIX, KEY, WHEEL, ADAPTER = "text", "imatrix", "key", "wheel", "adapter"
+GATE = "gate"
 ANEW, SAME, ANY = "anew", "same", "any"
 """What an earlier run of a step that did not end is good for: nothing, the same, or any options."""
 
@@ -39,12 +40,12 @@ class StepFile:
 
     Attributes:
         kind: What it is; an option of another step takes some kinds.
-        path: Where it is, as the result says.
+        path: Where it is, as the result says; None: what the step writes, where it was told to.
         about: What it is, in a line.
     """
 
     kind: str
-    path: Figure
+    path: Figure | None = None
     about: str = ""
 
 
@@ -73,6 +74,8 @@ class StepVerb:
         figures: What conditions and the report can use of the result, by name.
         out: The name of what it writes in the folder of the step, of the step's name and options;
             None: it writes nothing.
+        writes: The parameter that says where that is.
+        holds: Whether the step ends well, of its result; None: where the result is `ok`.
         resumes: What of an unfinished run can be used: `anew`, `same` or `any`.
         shared: Files of an unfinished or another run of the step that this one can begin with: the
             verb itself knows what of them still holds.
@@ -89,6 +92,8 @@ class StepVerb:
     outputs: Mapping[str, StepFile] = field(default_factory=dict[str, StepFile])
     figures: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
     out: Callable[[str, Mapping[str, Value]], str] | None = None
+    writes: str = "out"
+    holds: Callable[[Value], bool] | None = None
     resumes: str = ANEW
     shared: tuple[str, ...] = ()
     measures: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import ADAPTER, MODEL, TEXT, StepVerb, at, kinds
+from kanna.recipes.verbs.base import ADAPTER, GATE, MODEL, TEXT, StepFile, StepVerb, at, kinds
 
 VERB = StepVerb(
     inputs={
@@ -12,7 +12,10 @@ VERB = StepVerb(
         "data": kinds(TEXT),
         "mmproj": kinds(MODEL),
     },
+    outputs={"report": StepFile(kind=GATE, about="the checks, and hashes of what they are about")},
     figures={"gate": at("status")},
+    out=lambda step, _: f"{step}.gate.json",
+    writes="gate",
     own=frozenset({"gate"}),
     runs=True,
 )
