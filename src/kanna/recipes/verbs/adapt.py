@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import ADAPTER, MODEL, TEXT, StepFile, StepVerb, at, kinds
+from kanna.plan.gguf_mixes import MIXES
+from kanna.recipes.verbs.base import ADAPTER, MODEL, PLAN, TEXT, StepFile, StepVerb, at, kinds
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "data": kinds(TEXT), "teacher": kinds(MODEL)},
+    inputs={
+        "source": kinds(MODEL),
+        "data": kinds(TEXT),
+        "teacher": kinds(MODEL),
+        "for_plan": kinds(PLAN),
+    },
     outputs={"adapter": StepFile(kind=ADAPTER, path=at("path"), about="for merge")},
     figures={
         name: at(name)
@@ -16,5 +22,6 @@ VERB = StepVerb(
         "teacher_kl": at("tuned_figures", "teacher_kl"),
     },
     out=lambda step, _: step,
+    words=frozenset(spelled for mix in MIXES for spelled in (mix.name, mix.name.lower())),
     own=frozenset({"overwrite"}),
 )
