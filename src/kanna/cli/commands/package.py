@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     type=options.NAMES,
-    help="By comma: compose, docker, kubernetes, ollama, systemd. [default: docker]",
+    help="By comma: azureml, compose, docker, kubernetes, ollama, systemd. [default: docker]",
 )
 @click.option("--name", help="Name of the model in the service. [default: of the file]")
 @click.option(
