@@ -297,3 +297,20 @@ def test_docker_hub_by_its_names(tmp_path: Path) -> None:
     config.write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": auth}}}))
     header = credentials.authorization("docker.io", "Basic realm=x", "ai/smollm2", "pull")
     assert header == f"Basic {auth}"
+
+
+def test_a_signature_holds_in_other_layouts(registry: str, tiny_gguf: Path, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub.pem"
+    private.write_bytes(
+        key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    )
+    name = f"oci://{registry}/layouts/signed:v1"
+    kanna.push(name, tiny_gguf, unproved=True, layout="docker", sign_key=private)
+    assert kanna.pull(name, key=public).signature == "good"

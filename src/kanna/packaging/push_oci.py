@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -130,16 +130,13 @@ def _send_one(
 
 
 @contextmanager
-def _blobs(one: PreparedArtefact, layout: RegistryLayout) -> Generator[Sequence[PackedLayer]]:
+def _blobs(one: PreparedArtefact, layout: RegistryLayout) -> Generator[Iterable[PackedLayer]]:
     """The layers of an artefact: its files, or what a layout packs them into."""
     if layout.packed is not None:
         home = oci.folder()
         home.mkdir(parents=True, exist_ok=True)
-        with (
-            own_files.scratch(home, label="layers") as scratch,
-            layout.packed(one.files, one.hashes, scratch) as blobs,
-        ):
-            yield blobs
+        with own_files.scratch(home, label="layers") as scratch:
+            yield layout.packed(one.files, one.hashes, scratch)
         return
     yield [
         PackedLayer(

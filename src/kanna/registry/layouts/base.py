@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,9 +51,7 @@ class PackedLayer:
     path: Path
 
 
-Packer = Callable[
-    [Mapping[str, Path], Mapping[str, str], Path], AbstractContextManager[Sequence[PackedLayer]]
-]
+Packer = Callable[[Mapping[str, Path], Mapping[str, str], Path], Iterator[PackedLayer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +71,8 @@ class RegistryLayout:
         companions: Media types of files without which weights that are no GGUF are not opened.
         formats: Formats that it carries; none: all of them.
         variants: Whether several models can be variants of a tag.
-        packed: Files into the layers that hold them, in a folder for them; None: layers are files.
+        packed: Files into layers that hold them, each in a folder until the next; None: layers are
+            files.
     """
 
     summary: str

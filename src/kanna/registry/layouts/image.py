@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -47,19 +46,16 @@ class _Hashed(io.RawIOBase):
         return self._file.write(data)
 
 
-@contextmanager
 def _packed(
     files: Mapping[str, Path], hashes: Mapping[str, str], scratch: Path
-) -> Generator[list[PackedLayer]]:
-    """Layers of files, as archives in a folder."""
-    blobs: list[PackedLayer] = []
-    for at, (place, path) in enumerate(files.items()):
-        archive = scratch / f"{at}.tar"
-        blobs.append(_archived(archive, place, path, hashes[place]))
+) -> Iterator[PackedLayer]:
+    """Layers of files, one after the other as an archive in a folder."""
+    archive = scratch / "layer.tar"
+    for place, path in files.items():
+        yield _archived(archive, place, path, hashes[place])
     first = min(files)
     if first.endswith(".gguf") and "/" not in first:
-        blobs.append(_archived(scratch / "link.tar", LINK, first, ""))
-    yield blobs
+        yield _archived(archive, LINK, first, "")
 
 
 def _archived(archive: Path, place: str, content: Path | str, digest: str) -> PackedLayer:
