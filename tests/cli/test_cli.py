@@ -174,7 +174,7 @@ def test_unknown_command_suggests_the_nearest() -> None:
         (["convert", "x", "-o", "y", "--format", "tflite"], "'tflite' is not one of"),
         (["convert", "x", "-o", "y", "--split-max-size", "big"], "'big' is not a size"),
         (["fit", "x", "--context", "0"], "0 is not in the range"),
-        (["evaluate", "x.gguf"], "Missing option '--reference'"),
+        (["evaluate", "x.gguf"], "no --reference to compare with"),
         (["compare", "x"], "Missing option '-o'"),
         (["calibrate", "x", "-o", "y", "--tokens", "10"], "10 is not in the range"),
         (["optimize", "x", "-o", "y", "--size", "big"], "'big' is not a size"),

@@ -212,7 +212,7 @@ def rooms(least: dict[str, int]) -> MemoryBudget:
     made._masked = False
     none = Overhead(loaded=0, kv=0, compute=0, output=0)
     made.options = [CacheOption(cache=c, overhead=none, nbytes=n) for c, n in least.items()]
-    made.memory, made.context, made.why = 1000, 64, ""
+    made.memory, made.context, made.why, made.judged = 1000, 64, "", 0
     made._workspace = SimpleNamespace(context=Context(threads=1))
     made.chosen, made._feasible = made.options[0], SizeRange(least=10, most=160, fixed=0)
     return made
@@ -260,11 +260,12 @@ def test_a_smaller_cache_is_measured_once(home: Path, wide: MemoryBudget, tmp_pa
     windows = [("prose", [1, *range(5, 200)]), ("prose", [1, *range(9, 204)])]
     budget = MemoryBudget(workspace_of(home / "tiny", tmp_path), 1_000_000_000, CONTEXT, ANY)
     shifts = budget._shifts(list(CACHES), windows, "mark")
-    assert 0 == shifts["f16"] < shifts["q8_0"] < shifts["q4_0"]
+    assert 0 == shifts["f16"] < shifts["q8_0"] < shifts["q8_0:q4_0"] < shifts["q4_0"]
+    assert budget.judged == 2 * 196 - 1, "both windows in one text, with one BOS"
     kept = (tmp_path / "cache.json").stat().st_mtime_ns
     assert budget._shifts(list(CACHES), windows, "mark") == shifts
     assert (tmp_path / "cache.json").stat().st_mtime_ns == kept
-    assert not list(tmp_path.glob(".judge-*"))
+    assert not list(tmp_path.glob(".caches-*"))
     budget._shifts(["f16"], windows, "another")
     assert json.loads((tmp_path / "cache.json").read_text())["kl"] == {"f16": 0.0}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from kanna.errors import GateError, NotFoundError, UsageError
 from kanna.evaluation import tokenization
 from kanna.evaluation.behaviour import compare_behaviour
 from kanna.evaluation.divergence import F64, Scores, compare
+from kanna.evaluation.long_context import evaluate_caches, refuse_beside
+from kanna.evaluation.long_context.result import LongContextResult
 from kanna.evaluation.precision import Extent, choose, is_reached
 from kanna.evaluation.reference import (
     open_for_scoring,
@@ -41,13 +44,22 @@ from kanna.runtimes.base import Engine
 from kanna.sources import Source, locate, open_source
 from kanna.tasks import choose as choose_tasks
 
-__all__ = ["EvaluateResult", "Extent", "evaluate", "evaluate_many", "reference_gguf"]
+__all__ = [
+    "EvaluateResult",
+    "Extent",
+    "LongContextResult",
+    "evaluate",
+    "evaluate_many",
+    "reference_gguf",
+]
 
 Watch = Callable[[list[EvaluateResult]], None]
 _SHOW_EVERY = 5.0
 """Seconds between results that are not final."""
+_WINDOW = 512
 
 
+@overload
 def evaluate(
     artefact: str | Path,
     *,
@@ -57,13 +69,48 @@ def evaluate(
     precision: float | str | None = None,
     tasks: str | Sequence[str] = (),
     examples: int | None = None,
-    context: int = 512,
+    context: int | None = None,
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
-) -> EvaluateResult:
+) -> EvaluateResult: ...
+
+
+@overload
+def evaluate(
+    artefact: str | Path,
+    *,
+    kv_types: str | Sequence[str],
+    text: str | Path | None = None,
+    windows: int | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> LongContextResult: ...
+
+
+def evaluate(
+    artefact: str | Path,
+    *,
+    reference: str | Path | Source | None = None,
+    kv_types: str | Sequence[str] = (),
+    text: str | Path | None = None,
+    windows: int | None = None,
+    precision: float | str | None = None,
+    tasks: str | Sequence[str] = (),
+    examples: int | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> EvaluateResult | LongContextResult:
     """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
+
+    With `kv_types` a GGUF is judged against itself instead: with those types of cached keys and
+    values beside float16, at the end of long contexts.
 
     Raises MissingError without a runtime, UsageError for a text too short, GateError when the
     file's tokenizer differs from the reference's, its logits are not numbers, or the reference
@@ -72,19 +119,42 @@ def evaluate(
     Args:
         artefact: What is scored, any reference to it.
         reference: The source it was made from.
+        kv_types: Types of keys and values of llama.cpp, `q8_0` for both, `q8_0:q4_0` for keys and
+            values; one text with commas, or several.
         text: File to score; None: the WikiText-2 test set, its first 32 windows.
-        windows: How many windows of `context` tokens; None: as many as the precision takes.
+        windows: How many windows of `context` tokens; None: as many as the precision takes; with
+            `kv_types` one.
         precision: `5%` or 0.05: stop where half the 95 % interval of the mean KL divergence is
             within this share of it; None: 5 %, unless `windows` are given.
         tasks: What both models are asked beside it, answered greedily: `maths`, `tool-calls`,
             `json`, `turns`, `choice:FILE.jsonl`; one text with commas, or several.
         examples: Questions of each task at most; None: each task's own number.
-        context: Tokens of a window, of which the second half is scored.
+        context: Tokens of a window, of which the second half is scored; None: 512, and with
+            `kv_types` 8192 or as many as the model was trained on.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
+    if kv_types:
+        other = {"reference": reference, "precision": precision, "tasks": tasks or None}
+        refuse_beside(other | {"examples": examples, "revision": revision})
+        return evaluate_caches(
+            artefact,
+            kv_types,
+            text=text,
+            windows=windows,
+            context=context,
+            threads=threads,
+            offline=offline,
+            progress=progress,
+        )
+    if reference is None:
+        raise UsageError(
+            "no --reference to compare with",
+            expected="the source the file was made from, or --kv-types to compare caches",
+        )
+    context = context or _WINDOW
     extent = choose(precision, windows, context)
     chosen = choose_tasks(tasks, examples)
     if revision is not None:

@@ -28,11 +28,13 @@ from kanna.evaluation import reference_gguf
 from kanna.formats import gguf
 from kanna.hardware.memory import memory as machine
 from kanna.optimization.budget import Budget
+from kanna.optimization.cache_costs import cache_costs, long_text, trained_context
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
 from kanna.optimization.search import Planner, SizeRange, search
 from kanna.plan import load
 from kanna.plan.allocate import Choice, allocate
+from kanna.runtimes.cache_types import cache_types
 from kanna.runtimes.llamacpp import CACHES, RUNTIME
 
 FILE, TRIAL = "cache.json", ".memory-trial.gguf"
@@ -43,7 +45,7 @@ Five million were measured.
 """
 TRIES = 4
 GAIN = 0.02
-"""How much less divergence a smaller cache must promise: its own is measured at short contexts."""
+"""How much less divergence a smaller cache must promise: what it costs is known of one text."""
 WINDOWS = 8
 
 
@@ -52,7 +54,7 @@ class CacheOption:
     """One encoding of the cache.
 
     Attributes:
-        cache: The encoding.
+        cache: The encoding, or `KEYS:VALUES`.
         overhead: What llama.cpp takes beside the weights.
         nbytes: What the file may have.
         least: Nats that the best plan within `nbytes` should cost.
@@ -116,7 +118,7 @@ class MemoryBudget:
             progress.advance(1, cache)
         progress.finish()
         self._taken = {option.cache: memory - option.nbytes for option in self.options}
-        self.chosen, self.why = self.options[0], ""
+        self.chosen, self.why, self.judged = self.options[0], "", 0
         self.measured: dict[str, Resident] = {}
         self.tries: list[dict[str, Any]] = []
         self._check()
@@ -160,14 +162,14 @@ class MemoryBudget:
             planner: The format, with statistics.
             choices: What the plan is chosen from.
             plan: Is written.
-            windows: Its trial windows decide on the cache.
+            windows: Those not of the proof decide on the cache.
             key: Hash of what the costs in `choices` came from.
             reserve: Bytes of the budget that the plan does not get.
 
         Raises:
             PlanError: llama.cpp takes more, whatever is tried.
         """
-        self.choose(choices, windows.trial, key)
+        self.choose(choices, [*windows.trial, *windows.rest], key)
         trial = plan.with_name(TRIAL)
         workspace = planner.workspace
         imatrix = workspace.calibrated / IMATRIX
@@ -214,11 +216,10 @@ class MemoryBudget:
         if first.nbytes >= feasible.most:
             self.why = "everything fits beside a cache in float16"
             return
-        sample = windows[:: max(1, len(windows) // WINDOWS)]
-        if not sample:
+        if not windows:
             self.why = self.why or "float16, since there is no text to measure a smaller cache on"
             return
-        shifts = self._shifts([o.cache for o in able], sample, key)
+        shifts = self._shifts([o.cache for o in able], windows, key)
         for option in able:
             option.shift = shifts[option.cache]
         totals = {o.cache: (o.least or 0.0) + shifts[o.cache] for o in able}
@@ -227,16 +228,25 @@ class MemoryBudget:
             best = first
         self.chosen = best
         others = [f"{c} {total:.5f}" for c, total in totals.items() if c != best.cache]
-        expected = f"{totals[best.cache]:.5f} nats expected of weights and cache together"
+        at = f", the cache judged after {self.judged} tokens" if self.judged else ""
+        expected = f"{totals[best.cache]:.5f} nats expected of weights and cache together{at}"
         self.why = f"{expected}; {', '.join(others)}"
 
     def _shifts(
         self, caches: Sequence[str], windows: Sequence[Window], key: str
     ) -> dict[str, float]:
-        """Nats that each cache costs beside one in float16, with exact weights; in cache.json."""
-        inputs = [key, RUNTIME.available().version, [ids for _, ids in windows]]
-        mark = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-        path = self._workspace.folder / FILE
+        """Nats that each cache costs at the end of the context, with exact weights; in cache.json.
+
+        The context is that of the budget, or what the model was trained on, or what text there is.
+        """
+        workspace = self._workspace
+        exact = reference_gguf(workspace.source, progress=workspace.context.progress)
+        ids = long_text(windows, min(self.context, trained_context(exact) or self.context))
+        self.judged = len(ids)
+        mark = hashlib.sha256(
+            json.dumps([key, RUNTIME.available().version, ids]).encode()
+        ).hexdigest()
+        path = workspace.folder / FILE
         shifts: dict[str, float] = {}
         with suppress(OSError, ValueError, KeyError):
             saved = json.loads(path.read_text(encoding="utf-8"))
@@ -244,14 +254,10 @@ class MemoryBudget:
                 shifts = saved["kl"]
         missing = [c for c in caches if c not in shifts]
         if missing:
-            exact = reference_gguf(
-                self._workspace.source, progress=self._workspace.context.progress
-            )
-            with KLScorer(self._workspace, windows) as scorer:
-                for cache in missing:
-                    is_float = cache == CACHES[0]
-                    shifts[cache] = 0.0 if is_float else float(scorer.kl(exact, cache=cache).mean())
-            write_json(path, {"key": mark, "kl": shifts})
+            shifts |= {c: 0.0 for c in missing if c == CACHES[0]}
+            if measured := [c for c in missing if c != CACHES[0]]:
+                shifts |= cache_costs(workspace, exact, measured, ids)
+            write_json(path, {"key": mark, "tokens": len(ids), "kl": shifts})
         return shifts
 
     def _holds(self, trial: Path) -> bool:
@@ -319,12 +325,14 @@ class MemoryBudget:
             with KLScorer(self._workspace, sample) as scorer:
                 kl = float(scorer.kl(path, cache=self.chosen.cache).mean())
         cache, measured = self.chosen.cache, self.measured.get(row.name)
-        flags = "" if cache == CACHES[0] else f" -fa on -ctk {cache} -ctv {cache}"
+        keys, values = cache_types(cache)
+        flags = "" if cache == CACHES[0] else f" -fa on -ctk {keys} -ctv {values}"
         return {
             "limit": self.memory,
             "context": self.context,
             "cache": cache,
             "why": self.why,
+            "judged_after": self.judged or None,
             "predicted": self.predicted(path.stat().st_size),
             "measured": measured.peak if measured else None,
             "interpreter": measured.interpreter if measured else None,

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from kanna import encodings
 from kanna.errors import KannaError, UsageError
 from kanna.formats.gguf import purpose
 from kanna.model import F32
-from kanna.runtimes import llama_batch, llama_sampler
+from kanna.runtimes import cache_types, llama_batch, llama_sampler
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.llama_adapters import LoraAdapters
@@ -31,9 +30,6 @@ _PROMPT_BATCH = 512
 
 # Stands in the list of past tokens for those of a picture: no prompt goes on from there.
 _SEEN = -1
-
-# Of llama_flash_attn_type in llama.h.
-_FLASH_ATTENTION = 1
 
 
 class LlamaEngine(LlamaModel):
@@ -100,9 +96,7 @@ class LlamaEngine(LlamaModel):
         params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = self.threads
         params.swa_full = False
-        params.type_k = params.type_v = encodings.get(self._cache).ggml_type
-        if self._cache != "f16":  # values can be quantized in no other way
-            params.flash_attn_type = _FLASH_ATTENTION
+        cache_types.apply(params, self._cache)
         params.cb_eval = self.observer
         LOG.clear()
         LOG.buffers.clear()
@@ -179,14 +173,7 @@ class LlamaEngine(LlamaModel):
             raise UsageError(
                 f"{len(ids)} ids from position {first}", expected="at least one position to score"
             )
-        self._check_ids(ids)
-        ctx = self._use("score", len(ids) - first)
-        if len(ids) > self._lib.llama_n_ctx(ctx):
-            raise UsageError(
-                f"{len(ids)} tokens in a context of {self.context}",
-                todo="open with a larger context",
-            )
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        ctx = self._empty_for(ids, len(ids) - first)
         parts: list[F32] = []
         batch = self._lib.llama_batch_init(min(len(ids), self._n_batch), 0, 1)
         try:
@@ -195,40 +182,53 @@ class LlamaEngine(LlamaModel):
                 outputs = llama_batch.fill(batch, ids, start, stop, first)
                 self._decode(ctx, batch)
                 if outputs:
-                    pointer = self._lib.llama_get_logits(ctx)
-                    rows = np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
-                    parts.append(
-                        rows if stop == len(ids) and not parts and not copy else rows.copy()
-                    )
+                    rows = self._rows(ctx, outputs)
+                    alone = stop == len(ids) and not parts
+                    parts.append(rows if alone and not copy else rows.copy())
         finally:
             self._lib.llama_batch_free(batch)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
+    def logits_in_parts(
+        self, ids: Sequence[int], *, part: int = 128, spans: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[F32]:
         """`logits` of every position, at most `part` of them at a time.
 
         Each array, f32 [≤ part, vocab_size], is llama.cpp's own buffer, valid until the next.
         Raises UsageError when the ids do not fit the context.
+
+        Args:
+            ids: The text.
+            part: Positions at a time.
+            spans: Start and stop of what is given alone, in order; None: everything.
         """
+        ctx = self._empty_for(ids, part)
+        part, room = min(part, self._n_batch), min(len(ids), self._n_batch)
+        batch = self._lib.llama_batch_init(max(part, room), 0, 1)
+        try:
+            for start, stop, given in llama_batch.parts(len(ids), part, room, spans):
+                outputs = llama_batch.fill(batch, ids, start, stop, start if given else stop)
+                self._decode(ctx, batch)
+                if given:
+                    yield self._rows(ctx, outputs)
+        finally:
+            self._lib.llama_batch_free(batch)
+
+    def _empty_for(self, ids: Sequence[int], outputs: int) -> Any:
+        """The context for scoring `ids`, with nothing in its cache."""
         self._check_ids(ids)
-        ctx = self._use("score", part)
+        ctx = self._use("score", outputs)
         if len(ids) > self._lib.llama_n_ctx(ctx):
             raise UsageError(
                 f"{len(ids)} tokens in a context of {self.context}",
                 todo="open with a larger context",
             )
         self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
-        part = min(part, self._n_batch)
-        batch = self._lib.llama_batch_init(part, 0, 1)
-        try:
-            for start in range(0, len(ids), part):
-                outputs = llama_batch.fill(batch, ids, start, min(start + part, len(ids)), 0)
-                self._decode(ctx, batch)
-                yield np.ctypeslib.as_array(
-                    self._lib.llama_get_logits(ctx), shape=(outputs, self.vocab_size)
-                )
-        finally:
-            self._lib.llama_batch_free(batch)
+        return ctx
+
+    def _rows(self, ctx: Any, count: int) -> F32:
+        pointer = self._lib.llama_get_logits(ctx)
+        return np.ctypeslib.as_array(pointer, shape=(count, self.vocab_size))
 
     def _decode(self, ctx: Any, batch: Any) -> None:
         LOG.clear()

@@ -19,14 +19,15 @@ from kanna.hardware.threads import choose_threads
 from kanna.libllama import devices
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
+from kanna.runtimes.cache_types import cache_types
 from kanna.runtimes.isolation import IsolatedLlamaEngine
 from kanna.tokenizer.repeated import repeated
 
 if TYPE_CHECKING:
     from kanna.runtimes.llama_engine import LlamaEngine
 
-CACHES = ("f16", "q8_0", "q4_0")
-"""Types of cached keys and values, the most exact first; llama.cpp takes more between these."""
+CACHES = ("f16", "q8_0", "q8_0:q4_0", "q4_0")
+"""Types of cached keys and values to choose from, the most exact first; see `cache_types`."""
 _LEAST_CONTEXT = 4
 """Tokens; llama.cpp aborts on fewer."""
 
@@ -195,13 +196,12 @@ class LlamaCppRuntime:
             threads: None: one per physical core that other programs leave free.
             gpu_layers: None: llama.cpp's own choice.
             vocab_only: Load the tokenizer alone.
-            cache: Encoding of cached keys and values, one of CACHES.
+            cache: Encoding of cached keys and values, or KEYS:VALUES.
             mmap: Map the file; otherwise its tensors are read into memory of the process.
             adapters: LoRA adapters in GGUF with the scale of each; 1 is as trained.
         """
         _require_context(context)
-        if cache not in CACHES:
-            raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
+        cache_types(cache)
         options: dict[str, Any] = {
             "context": context,
             "threads": threads or choose_threads().count,

@@ -20,18 +20,31 @@ if TYPE_CHECKING:
 @click.option(
     "--reference",
     type=options.MODEL,
-    required=True,
     metavar="SRC",
-    help="The source the file was made from.",
+    help="The source the file was made from; needed without --kv-types.",
+)
+@click.option(
+    "--kv-types",
+    type=options.NAMES,
+    metavar="TYPE,…",
+    help=(
+        "Judge caches of the file against float16 by depth: q8_0 for keys and values, q8_0:q4_0 "
+        "for each."
+    ),
 )
 @click.option("--text", type=options.FILE, help="Text to score. [default: the WikiText-2 test set]")
 @click.option(
     "--windows",
     type=click.IntRange(1),
     help=(
-        "Windows of 512 tokens to score. [default: as many as the precision takes, at most 32 of "
-        "WikiText-2]"
+        "Windows to score, of 512 tokens. [default: as many as the precision takes, at most 32 of "
+        "WikiText-2; with --kv-types one]"
     ),
+)
+@click.option(
+    "--context",
+    type=click.IntRange(64),
+    help="Tokens of a window. [default: 512; with --kv-types 8192, or as the model was trained]",
 )
 @options.precision
 @click.option(
@@ -49,18 +62,38 @@ if TYPE_CHECKING:
 @options.revision
 @options.offline
 def evaluate_command(
-    terminal: Terminal, artefact: str, tasks: list[str] | None, **choices: Any
+    terminal: Terminal,
+    artefact: str,
+    tasks: list[str] | None,
+    kv_types: list[str] | None,
+    **choices: Any,
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
     Both models read the same text side by side, the file in its own runtime; the reference runs
-    in float32.
+    in float32. With --kv-types the file is read with those types of cached keys and values, beside
+    itself with float16, to the end of a long context.
     """
     from kanna.evaluation import evaluate
 
     choices["threads"] = terminal.threads(choices["threads"])
-    result = evaluate(artefact, tasks=tasks or (), progress=terminal.progress(), **choices)
-    terminal.result(result, _draw)
+    choices |= {"tasks": tasks or (), "kv_types": kv_types or ()}
+    result = evaluate(artefact, progress=terminal.progress(), **choices)
+    terminal.result(result, _draw_caches if kv_types else _draw)
+
+
+def _draw_caches(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import notes, table
+    from kanna.evaluation.long_context.result import row
+
+    depths = [f"KL at {score['depth']}" for score in data["exact"]["depths"]]
+    drawn = table(
+        "keys", "values", "cache>", *(f"{d}>" for d in depths), "same at the end>", "needles>"
+    )
+    for cache in [data["exact"], *data["caches"]]:
+        drawn.add_row(*row(cache))
+    screen.print(drawn)
+    notes(screen, data.get("notes", []))
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

@@ -130,6 +130,7 @@ class GGUFAdapter(Adapter):
         """What llama.cpp leaves for weights."""
         assert request.memory is not None, "no memory was asked for"
         chosen = request.chosen_target
+        # A target's backend is known to read keys and values of one type.
         caches = [c for c in CACHES if chosen is None or c in chosen.operators.cache]
         return MemoryBudget(
             self.workspace, request.memory, request.context, feasible, caches or CACHES[:1]

@@ -6,7 +6,8 @@ from kanna.recipes.verbs.base import MODEL, TEXT, StepVerb, at, kinds
 
 VERB = StepVerb(
     inputs={"artefact": kinds(MODEL), "reference": kinds(MODEL), "text": kinds(TEXT)},
-    figures={
+    figures={"kv_kl": at("caches", 0, "depths", -1, "kl")}
+    | {
         name: at(name)
         for name in (
             "kl_mean",

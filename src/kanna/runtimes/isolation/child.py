@@ -165,10 +165,12 @@ class Server:
         self._memory.rows(*rows.shape)[...] = rows
         self.answer({"rows": rows.shape[0], "columns": rows.shape[1]})
 
-    def _next_part(self, ids: list[int] | None, part: int) -> None:
+    def _next_part(
+        self, ids: list[int] | None, part: int, spans: list[list[int]] | None = None
+    ) -> None:
         """The next rows of `logits_in_parts`; with `ids`, the first of a new text."""
         if ids is not None:
-            self._parts = self._engine.logits_in_parts(ids, part=part)
+            self._parts = self._engine.logits_in_parts(ids, part=part, spans=spans)
         rows = next(self._parts, None)
         if rows is None:
             self.answer({"rows": 0})

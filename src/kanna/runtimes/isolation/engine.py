@@ -319,13 +319,16 @@ class IsolatedLlamaEngine(IsolatedEngine):
         assert self._child is not None
         return np.array(self._child.memory.rows(answer["rows"], answer["columns"])).reshape(-1)
 
-    def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
-        """`logits` of every position, at most `part` of them at a time.
+    def logits_in_parts(
+        self, ids: Sequence[int], *, part: int = 128, spans: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[F32]:
+        """`logits` of every position, or of `spans` alone; see `LlamaEngine.logits_in_parts`.
 
         Each array is valid until the next. Raises UsageError when the ids do not fit the context,
         or when another text was begun in between, or the engine's process was replaced.
         """
-        request: dict[str, Any] = {"do": "next_part", "ids": [int(i) for i in ids], "part": part}
+        texts = [int(i) for i in ids]
+        request: dict[str, Any] = {"do": "next_part", "ids": texts, "part": part, "spans": spans}
         self._in_parts = request
         while count := self._ask(request, "scoring with")["rows"]:
             child = self._child
