@@ -45,7 +45,7 @@ def test_every_verb_returns_a_result(verb: str) -> None:
     for one in get_args(kind) or (kind,):
         assert issubclass(one, Result), f"{verb} returns {kind}"
         assert one.__repr__ is Result.__repr__, "a dataclass writes its own unless repr=False"
-    assert kind.headline is not Result.headline and kind.__bool__ is Result.__bool__
+        assert one.headline is not Result.headline and one.__bool__ is Result.__bool__
 
 
 def verified(*oks: bool | None) -> VerifyResult:
