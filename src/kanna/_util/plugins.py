@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kanna.errors import UnsupportedError
+from kanna._util.nearest import nearest
+from kanna.errors import UnsupportedError, UsageError
 
 
 @cache
@@ -58,6 +59,17 @@ def load(package: str, name: str, export: str) -> Any:
     if entry := _foreign(package).get(name):
         return entry.load()
     return getattr(importlib.import_module(f"{package}.{name}"), export)
+
+
+def choose(package: str, name: str, export: str) -> Any:
+    """As `load`, of a name that a user typed: UsageError, with the one that was meant."""
+    known = names(package, export)
+    if name not in known:
+        raise UsageError(
+            f"there is no {export.lower()} {name!r}{nearest(name, known)}",
+            expected=", ".join(known),
+        )
+    return load(package, name, export)
 
 
 def module(package: str, name: str) -> ModuleType:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from kanna._util import plugins
-from kanna._util.nearest import nearest
-from kanna.errors import UsageError
 from kanna.executors.base import Executor
 
 LOCAL = "local"
@@ -22,8 +20,4 @@ def get(name: str) -> Executor:
     Raises:
         UsageError: There is none of that name; the error lists the known ones.
     """
-    if name not in names():
-        raise UsageError(
-            f"there is no executor {name!r}{nearest(name, names())}", expected=", ".join(names())
-        )
-    return plugins.load(__name__, name, "EXECUTOR")
+    return plugins.choose(__name__, name, "EXECUTOR")

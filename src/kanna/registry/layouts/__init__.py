@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kanna._util import plugins
-from kanna._util.nearest import nearest
-from kanna.errors import UnsupportedError, UsageError
+from kanna.errors import UnsupportedError
 from kanna.registry.layouts.base import RegistryLayout
 from kanna.registry.manifests import Descriptor, ManifestDocument
 
@@ -23,11 +22,7 @@ def get(name: str) -> RegistryLayout:
     Raises:
         UsageError: There is none of that name; the error lists the known ones.
     """
-    if name not in names():
-        raise UsageError(
-            f"there is no layout {name!r}{nearest(name, names())}", expected=", ".join(names())
-        )
-    return plugins.load(__name__, name, "LAYOUT")
+    return plugins.choose(__name__, name, "LAYOUT")
 
 
 def of(document: ManifestDocument, what: str) -> RegistryLayout:
