@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 
 BESIDE_TRANSFORMERS = (
@@ -38,3 +41,19 @@ def hide(*names: str) -> None:
         return None if name.partition(".")[0] in names else find(name, package)
 
     importlib.util.find_spec = search
+
+
+@contextmanager
+def left_out(*names: str) -> Generator[None]:
+    """While it lasts, importing these packages fails, as where they are not installed.
+
+    Args:
+        names: As they are imported; those that are loaded already stay.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
