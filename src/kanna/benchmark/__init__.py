@@ -53,8 +53,8 @@ class BenchRow:
             interpreter's own.
         ttft_s: Seconds from the prompt of `prompt_tokens` tokens to its first new token.
         prompt_tps, gen_tps: Tokens per second reading a prompt and generating.
-        joules_per_token: Of the whole machine while generating; None where it exposes no counter of
-            energy.
+        joules_per_token: Of the whole machine while generating; None where nothing tells.
+        energy: What was `counted`, and by what, and why other programs are `missing`.
         spread: Lowest and highest value of each of these over the rounds.
         samples: Their values round by round; files take turns, so those of one round were measured
             shortly after each other.
@@ -80,6 +80,7 @@ class BenchRow:
     memory: dict[str, int]
     runtime: str
     joules_per_token: float | None
+    energy: dict[str, list[str]]
     repeat: int
     threads: int
     prompt_tokens: int
@@ -330,6 +331,7 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
         memory=runs[0]["memory"],
         runtime=runtimes.of(path).name,
         joules_per_token=None if None in joules else median(joules),
+        energy=runs[0]["energy"],
         repeat=len(runs),
         threads=runs[0]["threads"],
         prompt_tokens=prompt_tokens,

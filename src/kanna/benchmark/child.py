@@ -92,6 +92,7 @@ def measure(
             "prompt_tps": read.prompt_tps,
             "gen_tps": wrote.tps,
             "joules_per_token": None if joules is None else joules / max(1, wrote.tokens),
+            "energy": {"counted": meter.sources, "missing": meter.obstacles},
             "peak_bytes": memory()[1] - before,
             "interpreter_bytes": before,
             "memory": memory_by_purpose,

@@ -33,6 +33,7 @@ def measure(path: str, text: str, *, tokens: int, threads: int | None) -> dict[s
             "prompt_tps": len(ids) / seconds,
             "gen_tps": 0.0,
             "joules_per_token": None if joules is None else joules / len(ids),
+            "energy": {"counted": meter.sources, "missing": meter.obstacles},
             "memory": encoder.memory(),
             "threads": encoder.threads,
         }

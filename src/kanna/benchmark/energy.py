@@ -1,12 +1,19 @@
-"""Energy of this machine's processors, from the counters that Linux exposes (RAPL); no estimate."""
+"""Energy of this machine, as its counters and drivers tell it: RAPL, nvidia-smi, powermetrics.
+
+Where nothing tells, there is no figure: no estimate takes its place.
+"""
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from kanna.benchmark.power_programs import PROGRAMS, PowerLog, PowerProgram
+
 POWERCAP = Path("/sys/class/powercap")
-NOT_HERE = "not measurable here"
+_RAPL = "processors by RAPL"
 # A package, as a whole; what comes after a second colon is a part of one and counted in it.
 _PACKAGE = re.compile(r"[a-z-]*rapl[a-z-]*:\d+")
 
@@ -14,23 +21,47 @@ _PACKAGE = re.compile(r"[a-z-]*rapl[a-z-]*:\d+")
 class EnergyMeter:
     """Joules used since it was made, by everything that runs on the machine.
 
-    None where no counter can be read.
+    RAPL counts processors, with those of AMD too; nvidia-smi adds GPUs; powermetrics tells all of
+    a Mac. GPUs alone count where they were at work and nothing tells of the processors.
+
+    Attributes:
+        sources: What was counted, and by what; () before `joules`, and where nothing was.
+        obstacles: Why programs that tell power were not asked.
     """
 
-    def __init__(self, root: Path = POWERCAP) -> None:
+    def __init__(self, root: Path = POWERCAP, programs: Sequence[PowerProgram] = PROGRAMS) -> None:
+        self.sources: tuple[str, ...] = ()
+        obstacles = [(program, program.obstacle) for program in programs]
+        self.obstacles = tuple(why for _, why in obstacles if why is not None)
+        self._logs = [PowerLog(program) for program, why in obstacles if why is None]
         self._counters = _counters(root)
-        self._begin = [_read(p / "energy_uj") for p in self._counters]
+        self._start = [_read(p / "energy_uj") for p in self._counters]
+        self._begin = time.monotonic()
 
     def joules(self) -> float | None:
-        """Joules since the start; None where there is no counter."""
+        """Joules since the start; None where nothing tells. Programs are ended, so ask once."""
+        end = time.monotonic()
+        counted = self._counted()
+        parts = {} if counted is None else {_RAPL: counted}
+        for log in self._logs:
+            drawn = log.joules(self._begin, end)
+            log.close()
+            if drawn is not None and (drawn[1] or counted is not None or log.program.whole):
+                parts[log.program.title] = drawn[0]
+        self._logs = []
+        self.sources = tuple(parts)
+        return sum(parts.values()) if parts else None
+
+    def _counted(self) -> float | None:
+        """Joules of the processors by RAPL; None where a counter cannot be read."""
         total = 0.0
-        for path, begin in zip(self._counters, self._begin, strict=True):
+        for path, start in zip(self._counters, self._start, strict=True):
             now = _read(path / "energy_uj")
-            if begin is None or now is None:
+            if start is None or now is None:
                 return None
-            if now < begin:  # the counter started again
+            if now < start:  # the counter started again
                 now += _read(path / "max_energy_range_uj") or 0
-            total += (now - begin) / 1e6
+            total += (now - start) / 1e6
         return total if self._counters else None
 
 

@@ -22,7 +22,7 @@ _SUMMARIES = {
     ),
     "speed-of-encoders": "Load time and speed of an encoder, measured in a process of its own",
     "energy": (
-        "Energy of this machine's processors, from the counters that Linux exposes (RAPL); no "
+        "Energy of this machine, from Linux's counters (RAPL), nvidia-smi or powermetrics; no "
         "estimate"
     ),
     "embeddings": "The checks of an encoder's ONNX folder: its vectors against the source's",

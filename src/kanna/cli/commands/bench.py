@@ -118,10 +118,16 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         if (proof := row["offload"]) is not None:
             devices = "; ".join(proof["devices"]) or "the CPU"
             screen.print(f"{Path(row['path']).name} ran on {proof['backend']}: {devices}")
-    if any(row["joules_per_token"] is None for row in data["rows"]):
-        screen.print(
-            "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
-        )
+    screen.print(_energy_note(data["rows"]), style="dim")
+
+
+def _energy_note(rows: list[dict[str, Any]]) -> str:
+    """What energy was counted, or why none was."""
+    first = rows[0]["energy"]
+    if all(row["joules_per_token"] is not None for row in rows):
+        return f"Energy per token: {', '.join(first['counted'])}."
+    reasons = ", ".join(["no readable RAPL counter", *first["missing"]])
+    return f"Energy per token: not measurable here ({reasons})."
 
 
 def _draw_costs(screen: Console, data: dict[str, Any]) -> None:
