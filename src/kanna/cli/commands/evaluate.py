@@ -51,12 +51,12 @@ if TYPE_CHECKING:
     "--tasks",
     type=options.NAMES,
     metavar="TASK,…",
-    help="What both answer, too: maths, tool-calls, json, turns, choice:FILE.jsonl.",
+    help="What both answer, too: maths, tool-calls, json, turns, code, choice:FILE.jsonl.",
 )
 @click.option(
     "--examples",
     type=click.IntRange(1),
-    help="Questions of each task at most. [default: 30 to 50, and all of a file]",
+    help="Questions of each task at most. [default: 24 to 50, and all of a file]",
 )
 @options.threads
 @options.revision
