@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kanna.formats import pieces
+from kanna.formats import cutting
 from kanna.formats.gguf.read import tensor_places
 from kanna.formats.patchwork import KnownPieces, Patchwork
 
@@ -41,8 +41,8 @@ def differing(base: Path, tuned: Path) -> int:
 def by_pieces(base: Path, tuned: Path) -> int:
     """Bytes that a pull fetches, with the list itself."""
     known = KnownPieces()
-    known.add(base, pieces.cut(base))
-    wanted = pieces.cut(tuned)
+    known.add(base, cutting.cut(base))
+    wanted = cutting.cut(tuned)
     listed = len(json.dumps(wanted.to_dict(), separators=(",", ":")))
     work, at, fetched = Patchwork(wanted, known), 0, 0
     while at < wanted.num_bytes:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna import inspection, provenance, signing
+from kanna import gate_report, inspection, provenance, signing
 from kanna._util.arguments import names
 from kanna._util.bars import shown
 from kanna._util.digest import sha256
@@ -25,7 +25,6 @@ from kanna.formats import gguf
 from kanna.inspection import Inspection
 from kanna.provenance import files_of
 from kanna.sources import open_source
-from kanna.verification import gate_report
 
 __all__ = ["AuditResult", "audit"]
 

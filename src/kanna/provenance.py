@@ -10,19 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna import __version__
 from kanna._util import verified
 from kanna._util.typed import text
-from kanna.calibration.devices import CPU
-from kanna.calibration.imatrix import Imatrix
-from kanna.calibration.statistics import Statistics
 from kanna.checks import gate_word
 from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
 from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import read_object
+from kanna.methods.device import CPU
 from kanna.model import (
     ALREADY_QUANTIZED,
     MetaValue,
@@ -33,8 +31,12 @@ from kanna.model import (
     string,
     u32,
 )
-from kanna.plan import Resolved, TensorPlan
-from kanna.sources import Source
+
+if TYPE_CHECKING:
+    from kanna.calibration.imatrix import Imatrix
+    from kanna.calibration.statistics import Statistics
+    from kanna.plan import Resolved, TensorPlan
+    from kanna.sources import Source
 
 QUANTIZATION_VERSION = 2
 SOURCE_HASHES = "kanna.source.sha256"

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from kanna.errors import FormatError
-from kanna.formats import pieces
+from kanna.formats import cutting, pieces
 from kanna.formats.patchwork import KnownPieces, Patchwork
 
 
@@ -18,7 +18,7 @@ def test_an_insertion_changes_the_pieces_around_it_alone(tmp_path: Path) -> None
     first, second = tmp_path / "a.bin", tmp_path / "b.bin"
     first.write_bytes(data)
     second.write_bytes(data[:700_000] + b"inserted" + data[700_000:])
-    before, after = pieces.cut(first), pieces.cut(second)
+    before, after = cutting.cut(first), cutting.cut(second)
     assert before.num_bytes == len(data) and len(before.sizes) > 20
     assert len(set(after.hashes) - set(before.hashes)) <= 2
 
@@ -26,7 +26,7 @@ def test_an_insertion_changes_the_pieces_around_it_alone(tmp_path: Path) -> None
 def test_tensors_begin_pieces(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"a": np.zeros(3 << 20, np.uint8), "b": np.ones(9 << 20, np.uint8)}, path)
-    sizes = pieces.cut(path).sizes
+    sizes = cutting.cut(path).sizes
     assert sizes[-4:] == (3 << 20, 4 << 20, 4 << 20, 1 << 20)
 
 

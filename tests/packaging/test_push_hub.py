@@ -13,10 +13,10 @@ from helpers import stub_hub
 from helpers.stub_hub import Hub
 
 import kanna
+from kanna import gate_report
 from kanna._util import outgoing
 from kanna.cli.main import cli
 from kanna.errors import GateError, RefusedError, SourceError, UsageError
-from kanna.verification import gate_report
 
 REPO = "owner/tiny-GGUF"
 

@@ -14,9 +14,9 @@ from helpers import registries
 from safetensors.numpy import load_file, save_file
 
 import kanna
+from kanna import oci
 from kanna.formats.gguf.read import tensor_places
-from kanna.registry import manifests, reuse
-from kanna.sources import oci
+from kanna.registry import manifests, piece_lists, reuse
 
 ROWS, COLUMNS, TENSORS = 256, 256, 24
 EACH = ROWS * COLUMNS * 2
@@ -110,7 +110,7 @@ def test_a_list_of_another_file_does_no_harm(
         return manifests.encoded({"format": reuse.FORMAT, "files": dict.fromkeys(files, values)})
 
     known = [p.stem for p in (oci.folder() / "pieces").glob("*.json")]
-    monkeypatch.setattr(reuse, "lists_of", lying)
+    monkeypatch.setattr(piece_lists, "lists_of", lying)
     kanna.push(names[1], tuned, unproved=True)
     second = kanna.pull(names[1])
     assert Path(second.path).read_bytes() == tuned.read_bytes()

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from helpers import needs, registries
 
 import kanna
+from kanna import oci
 from kanna.cli.main import cli
 from kanna.errors import RefusedError, UnsupportedError, UsageError
 from kanna.registry import connection, credentials, layouts, manifests, upload
 from kanna.registry.client import RegistryRepository
 from kanna.registry.manifests import Descriptor
-from kanna.sources import oci
 
 # github.com/docker/model-spec, spec.md; github.com/docker/model-runner,
 # pkg/distribution/types/config.go (the last three are not in the specification).

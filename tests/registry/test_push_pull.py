@@ -17,13 +17,12 @@ from click.testing import CliRunner
 from helpers import needs, registries
 
 import kanna
+from kanna import gate_report, oci
 from kanna.cli.main import cli
 from kanna.errors import GateError, SourceError, UsageError
 from kanna.registry import manifests
 from kanna.registry.client import RegistryRepository
 from kanna.registry.layouts.base import FILEPATH
-from kanna.sources import oci
-from kanna.verification import gate_report
 
 
 @pytest.fixture(scope="module")

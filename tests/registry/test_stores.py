@@ -16,12 +16,12 @@ import pytest
 from helpers import needs, registries
 
 import kanna
+from kanna import gate_report
 from kanna._util.digest import sha256
 from kanna._util.folders import cache_folder
 from kanna.errors import FormatError, GateError, RefusedError, SourceError, UsageError
 from kanna.registry import stores
 from kanna.registry.stores import ObjectStore
-from kanna.verification import gate_report
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kanna import families
 from kanna._util import own_files
+from kanna._util.disk import explain
 from kanna._util.peak_memory import Peak
 from kanna.conversion.base import (
     ConversionRequest,
@@ -29,7 +30,7 @@ from kanna.conversion.nbits_sizes import NBitsSizes, side_files
 from kanna.encodings.grouped.nbits import parse
 from kanna.formats import safetensors
 from kanna.formats.onnx import FORMAT, build
-from kanna.formats.stream import WriteResult, explain, replacing
+from kanna.formats.stream import WriteResult, replacing
 from kanna.model import Model, num_weights
 from kanna.plan import onnx as presets
 from kanna.sources import Source

@@ -11,7 +11,7 @@ from threading import Lock
 from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 from kanna.errors import OutputError, RefusedError, UsageError
-from kanna.formats import pieces
+from kanna.formats import cutting
 
 SLICE = 8 << 20
 """Bytes that are sent at a time."""
@@ -93,7 +93,7 @@ class BlobFolder:
         kept = self.folder / f"{digest}.pieces.json"
         with self._cutting:
             if not kept.is_file():
-                write_text(kept, json.dumps(pieces.cut(self.path(digest)).to_dict()))
+                write_text(kept, json.dumps(cutting.cut(self.path(digest)).to_dict()))
         return kept.read_text(encoding="utf-8")
 
     def _part(self, digest: str) -> Path:

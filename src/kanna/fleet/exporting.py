@@ -81,7 +81,7 @@ def manifests(
         OutputError: The folder is there.
         KannaError: The server refuses, or is not there.
     """
-    from kanna.sources import oci  # which an agent never needs
+    from kanna import oci  # which an agent never needs
 
     chosen = orchestrators.get(orchestrator)
     rings = tuple(parse_ring(text) for text in several(ring) or DEFAULT_RINGS)

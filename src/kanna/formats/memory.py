@@ -17,6 +17,8 @@ BATCH, CACHE_STEP, CACHE_BYTES = 512, 256, 2
 TOKEN_BYTES = 256
 # Bytes above which llama.cpp leaves a table of embeddings per layer in the file.
 LEAST_ON_DEMAND = 4 << 30
+CONTEXT = 4096
+"""Tokens of context when none are named."""
 # Every how many layers one sees the whole context, where the others have a sliding window.
 WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6, "llama4": 4}
 

@@ -5,7 +5,6 @@ Row blocks are cut by size alone, so the bytes are the same for any number of th
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import shutil
@@ -21,6 +20,7 @@ import numpy as np
 
 from kanna import methods
 from kanna._util import locks, own_files
+from kanna._util.disk import explain, sync_file, sync_folder
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, remark
 from kanna._util.special_files import is_special
@@ -191,17 +191,6 @@ def replacing(out: Path) -> Generator[Path, None, None]:
             raise explain(error, out) from error
         finally:
             own_files.remove(folder)
-
-
-def explain(error: OSError, path: Path) -> OutputError:
-    """What the system's refusal to write `path` means for who asked for it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
-            f"the disk of {path} is full", todo="free some space, or write to another disk"
-        )
-    return OutputError(
-        f"{path} cannot be written: {error.strerror or error}", todo="write to another folder"
-    )
 
 
 def _fill(
@@ -381,20 +370,3 @@ class _Sink:
                     os.lseek(self._handle, offset, os.SEEK_SET)
                     done = os.write(self._handle, view)
             view, offset = view[done:], offset + done
-
-
-def sync_file(path: Path) -> None:
-    """Have the bytes of a file on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from kanna.hardware.cpu import default_threads
 
 
@@ -69,6 +67,8 @@ def bandwidth(seconds: float = 0.04) -> float:
     Reading is what generation does: each token reads all weights once. The best pass counts, since
     other load only ever slows a pass down.
     """
+    import numpy as np  # which `memory` does without
+
     threads = default_threads()
     # Well beyond the last-level caches of today; a quarter of what is free on small machines.
     size = int(min(128 << 20, max(32 << 20, memory().available // 4)))

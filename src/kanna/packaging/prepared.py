@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna import gate_report
 from kanna.errors import GateError, UsageError
 from kanna.packaging.artefact import Artefact
-from kanna.verification import gate_report
 
 _ODD = re.compile("[^A-Za-z0-9._-]+")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanna import signing
+from kanna import oci, signing
 from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
@@ -15,7 +15,6 @@ from kanna.packaging.artefact import open_artefact
 from kanna.packaging.prepared import PreparedArtefact, prepare
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.registry import layouts, stores
-from kanna.sources import oci
 
 __all__ = ["PushResult", "PushedVariant", "push"]
 

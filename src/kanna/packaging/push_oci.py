@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from kanna import oci
 from kanna._util import own_files
 from kanna._util.progress import Progress
 from kanna.errors import MissingError
@@ -17,11 +18,10 @@ from kanna.packaging.artefact import Artefact
 from kanna.packaging.prepared import PreparedArtefact
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.packaging.resources import memory_of
-from kanna.registry import evidence, manifests, reuse, upload
+from kanna.registry import evidence, manifests, piece_lists, upload
 from kanna.registry.client import RegistryRepository
 from kanna.registry.layouts.base import FILEPATH, TITLE, LayoutSubject, PackedLayer, RegistryLayout
 from kanna.registry.manifests import Descriptor, ManifestDocument
-from kanna.sources import oci
 
 
 def send(
@@ -200,7 +200,7 @@ def _index(documents: Sequence[ManifestDocument], layout: RegistryLayout) -> Man
 
 def _piece_lists(one: PreparedArtefact) -> bytes | None:
     """The pieces of its files, so that a later pull fetches what it lacks alone."""
-    return reuse.lists_of({one.hashes[place]: path for place, path in one.files.items()})
+    return piece_lists.lists_of({one.hashes[place]: path for place, path in one.files.items()})
 
 
 def _bill(artefact: Artefact) -> bytes | str:

@@ -8,8 +8,8 @@ from typing import Any
 from kanna import formats
 from kanna.errors import UsageError
 from kanna.formats import gguf
+from kanna.formats.memory import CONTEXT
 from kanna.packaging.artefact import Artefact
-from kanna.sizing import CONTEXT
 
 MIB = 1 << 20
 # The gateway and its engine process without a model: interpreter, libraries, connections.

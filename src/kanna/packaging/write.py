@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kanna import signing
 from kanna._util import own_files
+from kanna._util.disk import explain, sync_file, sync_folder
 from kanna.errors import OutputError
-from kanna.formats.stream import explain, sync_file, sync_folder
 from kanna.packaging import checksums
 
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kanna import signing
+from kanna import gate_report, signing
 from kanna._util.progress import Progress
 from kanna.auditing import audit
 from kanna.checks import Check
 from kanna.closeness import GRADES, describe, grade
 from kanna.errors import KannaError, UsageError
 from kanna.evaluation import EvaluateResult, evaluate
-from kanna.verification import gate_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

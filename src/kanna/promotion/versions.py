@@ -9,10 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kanna import __version__
+from kanna import __version__, oci
 from kanna.checks import Check
 from kanna.errors import SourceError, UsageError
-from kanna.sources import oci
 from kanna.tracking import lineage, mlflow, servers
 from kanna.tracking.session import FINISHED
 

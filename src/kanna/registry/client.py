@@ -10,11 +10,11 @@ from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import quote, urlsplit
 
 from kanna.errors import FormatError, RefusedError, SourceError
+from kanna.oci import OciName
 from kanna.registry import connection, manifests
 from kanna.registry.connection import Body, RegistryAnswer
 from kanna.registry.credentials import authorization
 from kanna.registry.manifests import IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, ManifestDocument
-from kanna.sources.oci import OciName
 
 _ACCEPT = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
 MOST_REFERRERS = 256

@@ -14,15 +14,15 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import urljoin
 
+from kanna import oci
 from kanna._util import locks, own_files, verified
+from kanna._util.disk import explain, sync_file
 from kanna._util.progress import Progress
 from kanna.errors import RefusedError, SourceError
 from kanna.formats.patchwork import Patchwork
-from kanna.formats.stream import explain, sync_file
 from kanna.registry import connection
 from kanna.registry.client import RegistryRepository, wrong_digest
 from kanna.registry.manifests import Descriptor
-from kanna.sources import oci
 
 SLICE = 1 << 22
 _WRITTEN_OUT = 1 << 25

@@ -12,7 +12,7 @@ from typing import Any
 from kanna._util.typed import TypedObject, text, whole
 from kanna.errors import RefusedError, UnsupportedError
 from kanna.formats.text_files import parse_json
-from kanna.sources.oci import DIGEST
+from kanna.oci import DIGEST
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"

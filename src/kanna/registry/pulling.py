@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from kanna import oci
 from kanna._util import locks, own_files, verified
 from kanna._util.atomic import write_json
+from kanna._util.disk import explain
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.errors import GateError, OutputError, UsageError
 from kanna.formats.patchwork import Patchwork
-from kanna.formats.stream import explain
 from kanna.registry import download, evidence, layouts, manifests, reuse
 from kanna.registry.client import RegistryRepository
 from kanna.registry.manifests import Descriptor, ManifestDocument
-from kanna.sources import oci
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from kanna import oci
 from kanna._util.atomic import write_json
 from kanna._util.typed import TypedObject, text
 from kanna.errors import KannaError
@@ -13,26 +14,13 @@ from kanna.formats import pieces
 from kanna.formats.patchwork import KnownPieces, Patchwork
 from kanna.formats.pieces import FilePieces
 from kanna.formats.text_files import parse_json, read_object
-from kanna.registry import connection, evidence, manifests
+from kanna.registry import evidence, manifests
 from kanna.registry.client import RegistryRepository
 from kanna.registry.manifests import Descriptor, ManifestDocument
-from kanna.sources import oci
 
 FORMAT = "kanna.pieces.list/1"
 WORTH = 1 << 20
 """Bytes of a file that is worth a list."""
-
-
-def lists_of(files: Mapping[str, Path]) -> bytes | None:
-    """Lists of the pieces of files, as they are pushed; None where no file is worth one.
-
-    Args:
-        files: By the SHA-256 of each.
-    """
-    large = {digest: path for digest, path in files.items() if path.stat().st_size >= WORTH}
-    lists = {digest: pieces.cut(path).to_dict() for digest, path in large.items()}
-    data = manifests.encoded({"format": FORMAT, "files": lists})
-    return data if lists and len(data) <= connection.MOST_TEXT else None
 
 
 def patchworks(

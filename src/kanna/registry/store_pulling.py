@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from kanna._util import locks, own_files, verified
+from kanna._util.disk import explain
 from kanna._util.folders import cache_folder
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject, text
 from kanna._util.units import format_size
 from kanna.errors import GateError, KannaError, RefusedError, UsageError
-from kanna.formats.stream import explain
 from kanna.formats.text_files import parse_json
 from kanna.provenance import GATE
 from kanna.registry import evidence

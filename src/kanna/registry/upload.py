@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
+from kanna import oci
 from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
@@ -18,7 +19,6 @@ from kanna.registry.client import RegistryRepository
 from kanna.registry.connection import RegistryAnswer
 from kanna.registry.file_part import FilePart
 from kanna.registry.manifests import Descriptor
-from kanna.sources import oci
 
 CHUNK = 1 << 30
 """Bytes of one request: a registry has them on the disk before it takes the next one."""

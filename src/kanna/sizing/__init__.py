@@ -15,7 +15,7 @@ from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import UsageError
 from kanna.families import towers
 from kanna.formats.base import Format
-from kanna.formats.memory import buffer_bytes, cache_bytes
+from kanna.formats.memory import CONTEXT, buffer_bytes, cache_bytes
 from kanna.hardware import encoding_speed, measured_speed, targets
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.mask import outside
@@ -35,9 +35,6 @@ from kanna.sizing.rows import FitRow, rows
 from kanna.sources import Source, open_source
 
 __all__ = ["FitResult", "FitRow", "buffer_bytes", "cache_bytes", "fit", "room"]
-
-CONTEXT = 4096
-"""Tokens of context when none are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

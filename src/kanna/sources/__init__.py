@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import formats
+from kanna import formats, oci
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
@@ -30,7 +30,6 @@ from kanna.sources import (
     hub,
     hub_files,
     no_model,
-    oci,
     ollama,
     packages,
     packed,

@@ -7,17 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna import oci
 from kanna._util.bars import shown
-from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import NotFoundError, UsageError
-from kanna.hardware import targets
-from kanna.hardware.memory import memory as machine_memory
-from kanna.registry import pulling, store_pulling, stores
-from kanna.sources import hub, hub_files, locate, oci, references
-from kanna.storage.builtins import num_bytes
+from kanna.registry import pulling, stores
 
 __all__ = ["PullResult", "pull"]
 
@@ -102,22 +98,48 @@ def pull(
     """
     progress = shown(progress)
     given = {"variant": variant, "memory": memory, "target": target, "key": key}
-    if stores.is_address(model) or str(model).startswith(oci.SCHEME):
-        if revision is not None:
-            raise UsageError("--revision is of the hub", expected="a tag: oci://HOST/NAME:TAG")
-        if target is not None and memory is not None:
-            raise UsageError("--target says how much --memory there is", expected="one of them")
-        limit = targets.choose(target).memory if target is not None else optional_size(memory)
-        if limit is None and variant is None:
-            limit = machine_memory().available
-        wanted = pulling.Wanted(variant=variant, memory=limit, key=Path(key) if key else None)
-        return _of_registry(str(model), wanted, progress)
+    if not stores.is_address(model) and not str(model).startswith(oci.SCHEME):
+        if named := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise UsageError(
+                f"{named[0]} is for models of a registry",
+                expected=f"oci://HOST/NAME:TAG, {stores.FORM}",
+            )
+        return _of_reference(model, revision, progress)
+    if revision is not None:
+        raise UsageError("--revision is of the hub", expected="a tag: oci://HOST/NAME:TAG")
+    if target is not None and memory is not None:
+        raise UsageError("--target says how much --memory there is", expected="one of them")
+    limit = _memory_of(target) if target is not None else optional_size(memory)
+    if limit is None and variant is None:
+        limit = _free_memory()
+    wanted = pulling.Wanted(variant=variant, memory=limit, key=Path(key) if key else None)
+    return _of_registry(str(model), wanted, progress)
+
+
+# What a path is of loads where it is used: the readers of formats, devices and the hub take longer
+# to load than a small model to come from a registry.
+
+
+def _memory_of(target: str) -> int:
+    """Bytes that a device has for a model."""
+    from kanna.hardware import targets
+
+    return targets.choose(target).memory
+
+
+def _free_memory() -> int:
+    """Bytes that are free on this machine."""
+    from kanna.hardware.memory import memory
+
+    return memory().available
+
+
+def _of_reference(model: str | Path, revision: str | None, progress: Progress) -> PullResult:
+    """Fetch a model that is in no registry."""
+    from kanna._util.nearest import absent
+    from kanna.sources import hub, hub_files, locate, references
+
     reference = references.parse(model, revision)
-    if named := [f"--{name}" for name, value in given.items() if value is not None]:
-        raise UsageError(
-            f"{named[0]} is for models of a registry",
-            expected=f"oci://HOST/NAME:TAG, {stores.FORM}",
-        )
     if reference.kind == "hub":
         # Not from the cache alone: who pulls wants what the hub has now.
         repository = hub.look_up(reference.name, reference.revision)
@@ -135,6 +157,8 @@ def pull(
 def _of_registry(model: str, wanted: pulling.Wanted, progress: Progress) -> PullResult:
     """Fetch a model of a registry or an object store."""
     if stores.is_address(model):
+        from kanna.registry import store_pulling
+
         artefact = store_pulling.pull(model, wanted, progress)
     else:
         artefact = pulling.pull(oci.parse(model), wanted, progress)
@@ -154,4 +178,4 @@ def size_of(path: Path) -> int:
     """Bytes of a file or folder, of links what they lead to."""
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return num_bytes(path.resolve())
+    return path.stat().st_size

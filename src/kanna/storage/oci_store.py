@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from kanna import oci
 from kanna.registry import reuse
-from kanna.sources import oci
 from kanna.storage.base import StoredModel
 from kanna.storage.builtins import num_bytes
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kanna import oci
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.errors import SourceError, UsageError
-from kanna.sources import oci, references
+from kanna.sources import references
 from kanna.sources.references import Reference
 from kanna.storage import builtins, hub_cache, oci_store
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna import families, formats, offload, provenance, runtimes
+from kanna import families, formats, gate_report, offload, provenance, runtimes
 from kanna._util.bars import shown
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
@@ -30,7 +30,7 @@ from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
-from kanna.verification import gate_report, independent, parity, tensors, tokens, towers
+from kanna.verification import independent, parity, tensors, tokens, towers
 from kanna.verification import retention as gains
 from kanna.verification.retention import LEAST
 

@@ -18,7 +18,7 @@ from kanna.errors import KannaError, OutputError, RefusedError
 from kanna.fleet.connection import AnswerError, FleetConnection, UnreachableError
 from kanna.fleet.device.versions import DeviceFolder
 from kanna.fleet.manifest import FleetFile, FleetManifest
-from kanna.formats import pieces
+from kanna.formats import cutting, pieces
 from kanna.formats.patchwork import KnownPieces, Patchwork
 
 _SLICE = 1 << 20
@@ -102,7 +102,7 @@ def _patchwork(
         wanted = pieces.read(listed.values, file.size, what)
         for path in set(known.values()):
             if path.stat().st_size >= _WORTH:
-                here.add(path, pieces.cut(path))
+                here.add(path, cutting.cut(path))
         return Patchwork(wanted, here) if here else None
     return None
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from kanna._util.disk import explain
 from kanna.errors import ChangedError
-from kanna.formats.stream import explain
 from kanna.registry.layouts.base import TITLE, LayoutSubject, PackedLayer, RegistryLayout
 from kanna.registry.manifests import Descriptor
 
