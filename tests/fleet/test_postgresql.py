@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers import fleets
+from helpers.fleet_crowds import bad_rollout
 from helpers.fleets import ServerProcess
 from helpers.postgresql import Cluster
 
@@ -104,6 +106,12 @@ def test_a_rollout_that_the_other_server_stopped_stays_so(cluster: Cluster) -> N
         controllers[0].tick(1e9)
         rollout = one.rollout(number)
         assert rollout is not None and rollout.state == "rolled back"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_bad_model_never_leaves_the_first_ring(cluster: Cluster, seed: int) -> None:
+    with closing(FleetStore(cluster.database())) as store:
+        bad_rollout(store, random.Random(seed))
 
 
 def test_a_server_that_hangs_lets_the_others_write(
