@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -42,6 +42,16 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """The check as JSON has it."""
         return asdict(self)
+
+
+def gate_status(checks: Iterable[Check]) -> str:
+    """`proved` when every check passed, `failed` when one failed, else `unprovable`.
+
+    Args:
+        checks: Of one file.
+    """
+    verdicts = {check.ok for check in checks}
+    return "failed" if False in verdicts else "unprovable" if None in verdicts else "proved"
 
 
 AGREES, OWN, UNCHECKED, DIFFERS = "agrees", "own", "not checked", "differs"
@@ -159,8 +169,7 @@ class VerifyResult(Result):
     @property
     def status(self) -> str:
         """`proved` when every check passed, `failed` when one failed, else `unprovable`."""
-        verdicts = {check.ok for check in self.checks}
-        return "failed" if False in verdicts else "unprovable" if None in verdicts else "proved"
+        return gate_status(self.checks)
 
     @property
     def ok(self) -> bool:

@@ -17,11 +17,11 @@ from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.optimization import fine_tune_table, measure
 from kanna.optimization.fine_tune import open_fine_tune
-from kanna.optimization.fine_tune_answers import CallCount, answer, held_prompts
 from kanna.optimization.kl_scorer import SURE
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import kept_words
 from kanna.training.examples import Example
+from kanna.training.held_answers import CallCount, answer, held_prompts
 
 needs.package("trl")
 needs.llama_cpp()
@@ -59,6 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             learning_rate=5e-3,
             steps=20,
             threads=1,
+            verify=False,
         )
         yield home
 

@@ -38,6 +38,7 @@ def fast(**more: Any) -> dict[str, Any]:
         "steps": 16,
         "batch": 4,
         "samples": 0,
+        "verify": False,
         **more,
     }
 

@@ -29,7 +29,7 @@ needs.package("trl")
 
 def fast(**more: Any) -> dict[str, Any]:
     settings = {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 10, "batch": 4}
-    return {**settings, "samples": 0, **more}
+    return {**settings, "samples": 0, "verify": False, **more}
 
 
 @pytest.fixture(scope="module")

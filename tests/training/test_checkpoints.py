@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 24,
     "batch": 2,
     "samples": 0,
+    "verify": False,
 }
 # A checkpoint after every step, and steps that take long enough to be killed in one.
 CHILD = """

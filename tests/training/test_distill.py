@@ -18,7 +18,13 @@ torch = pytest.importorskip("torch")
 from kanna.training import teacher as teachers  # noqa: E402 - needs torch
 from kanna.training.tokens import UNLEARNED, TokenizedExample  # noqa: E402 - needs torch
 
-SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "samples": 0, "learning_rate": 5e-3}
+SETTINGS: dict[str, Any] = {
+    "threads": 1,
+    "rank": 4,
+    "samples": 0,
+    "learning_rate": 5e-3,
+    "verify": False,
+}
 
 
 @pytest.fixture(scope="module")

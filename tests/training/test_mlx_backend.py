@@ -24,7 +24,7 @@ needs.package("mlx_lm")
 
 def fast(**more: Any) -> dict[str, Any]:
     settings = {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 6, "batch": 4}
-    return {**settings, "samples": 0, **more}
+    return {**settings, "samples": 0, "verify": False, **more}
 
 
 @pytest.fixture(scope="module")

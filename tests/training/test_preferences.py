@@ -34,6 +34,7 @@ def fast(**more: Any) -> dict[str, Any]:
         "steps": 12,
         "batch": 4,
         "samples": 0,
+        "verify": False,
         **more,
     }
 

@@ -18,7 +18,7 @@ from kanna.training import rate_finder, watching
 
 pytest.importorskip("trl")
 
-SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "samples": 0}
+SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "samples": 0, "verify": False}
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 

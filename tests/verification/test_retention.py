@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = kanna.adapt(
         source, folder / "chats.jsonl", adapter, rank=4, learning_rate=5e-3, steps=20, threads=1
     )
-    assert trained.ok
+    assert trained.ok and trained.gate["status"] == "proved"
     kanna.merge(source, adapter, folder / "tuned.gguf", preset="Q8_0", threads=1)
     kanna.convert(source, folder / "lora.gguf", adapter=adapter, threads=1)
     shutil.copytree(adapter, folder / "weak")

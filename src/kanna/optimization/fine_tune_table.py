@@ -24,8 +24,8 @@ from kanna.evaluation.reference import reference_gguf
 from kanna.evaluation.windows import read_text, text_for
 from kanna.formats import gguf
 from kanna.optimization.fine_tune import FineTune
-from kanna.optimization.fine_tune_answers import ROOM, Answers, answer, held_prompts
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof
+from kanna.training.held_answers import ROOM, Answers, answer, held_prompts
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 from kanna.verification import retention as gains
 from kanna.verification.retention import BesideBase

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna._util.units import format_size
+from kanna.checks import gate_word
 from kanna.escaping import html_text
 from kanna.report.losses import losses
 from kanna.report.page import POLICY
@@ -49,6 +50,7 @@ with {html_text(data["settings"]["method"])}</p>
 {losses(data["history"]) or "<p>Too few steps for a chart.</p>"}
 <h2>Before and after</h2>
 {_changes(data)}
+{_gate(data)}
 {_aware(data)}
 {_samples(data)}
 <h2>Data</h2>
@@ -106,6 +108,20 @@ def _figure(key: str, value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:.1%}" if key == "accuracy" else _number(value)
+
+
+def _gate(data: Mapping[str, Any]) -> str:
+    gate = data["gate"]
+    if not gate:
+        return ""
+    marks = {True: "✓", False: "✗", None: "–"}
+    rows = [(marks[check["ok"]], check["name"], check["detail"]) for check in gate["checks"]]
+    caption = (
+        f"The adapter read again, merged into its base as {gate['preset']} and run in llama.cpp, "
+        "against what was measured in training"
+    )
+    table = small_table(caption, ("", "check", "detail"), rows)
+    return f"<h2>In llama.cpp: {gate_word(gate['status'])}</h2>{table}"
 
 
 def _aware(data: Mapping[str, Any]) -> str:

@@ -59,6 +59,7 @@ def adapt(
     samples: int = 2,
     base_bits: int | None = None,
     for_plan: str | Path | None = None,
+    verify: bool = True,
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -105,6 +106,9 @@ def adapt(
             floats.
         for_plan: A preset of GGUF, or a plan file: training goes on with the values that it stores,
             and the adapter is kept whose file loses less in llama.cpp.
+        verify: Read the adapter again, merge it into a GGUF in 16 bits, or by `for_plan`, and hold
+            that file in llama.cpp to what was measured in training; where llama.cpp is not
+            installed, the result says what was not checked.
         backend: `torch`, by PEFT and TRL, or `mlx`, by mlx-lm (extra `mlx`); None: mlx on Apple
             silicon where it is installed and does what is asked for, else torch.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
@@ -182,6 +186,7 @@ def adapt(
             tracked=tracked,
             teacher=_teacher(teacher, settings, offline=offline, progress=progress),
             types=types,
+            verify=verify,
         )
         return job.run(out, begin, progress)
 

@@ -126,6 +126,7 @@ class AwarePhase:
                 judge = objectives.get(task.settings.objective).judge(task.held_out, task.settings)
                 judged = judge(adapted)
                 plain.best_loss, plain.best_figures = judged.loss, known(judged)
+                plain.best_each = list(judged.each)
             else:
                 peft.set_peft_model_state_dict(adapted, plain.state)
         checkpoints.remove()

@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.calibration.texts import FOLDER
 from kanna.training.examples import Example
+from kanna.training.held_answers import ROOM, HeldPrompt, is_valid_call
 from kanna.training.objectives.base import held_out_loss
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 
@@ -73,7 +74,21 @@ def sample_answers(
     return samples
 
 
-def _answer(adapted: Any, chats: ChatTokenizer, prompt: str, *, chat: bool) -> str:
+def valid_calls(adapted: Any, chats: ChatTokenizer, prompts: Sequence[HeldPrompt]) -> int:
+    """How many answers call a tool that the prompt offers, with arguments that it takes.
+
+    Args:
+        adapted: PEFT's model.
+        chats: Makes tokens of the prompts.
+        prompts: Held-out prompts with tools.
+    """
+    texts = [_answer(adapted, chats, one.text, chat=one.chat, most=ROOM) for one in prompts]
+    return sum(is_valid_call(text, one) for text, one in zip(texts, prompts, strict=True))
+
+
+def _answer(
+    adapted: Any, chats: ChatTokenizer, prompt: str, *, chat: bool, most: int = _NEW_TOKENS
+) -> str:
     import torch
 
     tokenizer = chats.tokenizer
@@ -85,7 +100,7 @@ def _answer(adapted: Any, chats: ChatTokenizer, prompt: str, *, chat: bool) -> s
         made = adapted.generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
-            max_new_tokens=_NEW_TOKENS,
+            max_new_tokens=most,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )

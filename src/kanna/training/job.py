@@ -39,8 +39,9 @@ from kanna.training import (
 from kanna.training.aware import AwareOutcome, AwarePhase
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import HELD_OUT, Examples
+from kanna.training.held_answers import calling_prompts
 from kanna.training.planned_values import StoredTypes
-from kanna.training.result import AdaptResult
+from kanna.training.result import AdaptResult, gate_notes
 from kanna.training.settings import MLX, TORCH, TrainingSettings
 from kanna.training.splitting import Split
 from kanna.training.teacher import TeacherModel
@@ -54,14 +55,28 @@ _LIBRARIES = {
     TORCH: ("torch", "transformers", "peft", "trl"),
     MLX: ("mlx", "mlx-lm", "transformers"),
 }
-_Learned = tuple[Callable[[Path], None], loop.TrainingRun, dict[str, Any]]
-"""What writes the adapter into a folder, the run, and what it changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """What came of a trainer, which has written the adapter.
+
+    Attributes:
+        run: The run.
+        changed: What the adapter changed, for the result.
+        calls: Valid calls in answers to held-out prompts with tools; None: nothing was asked.
+    """
+
+    run: loop.TrainingRun
+    changed: dict[str, Any]
+    calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Learning:
-    """What any trainer needs."""
+    """What any trainer needs, and the folder that it writes the adapter into."""
 
+    folder: Path
     tokenizer: Any
     chats: ChatTokenizer
     training: Sequence[Any]
@@ -85,6 +100,7 @@ class AdapterJob:
     tracked: TrackedRun
     teacher: TeacherModel | None = None
     types: StoredTypes | None = None
+    verify: bool = True
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
@@ -108,6 +124,7 @@ class AdapterJob:
                     (training, held_out), checkpoints.teacher, progress
                 )
             task = _Learning(
+                folder=folder,
                 tokenizer=tokenizer,
                 chats=chats,
                 training=training,
@@ -116,14 +133,15 @@ class AdapterJob:
                 progress=progress,
             )
             learn = self._by_mlx if self.settings.backend == MLX else self._by_torch
-            save, run, changed = learn(task)
-            result = self._result(out, begin, chats, training, run, changed)
-            self._write(save, folder, result)
+            trained = learn(task)
+            gate = self._gate(task, trained) if self.verify else {}
+            result = self._result(out, begin, chats, training, trained, gate)
+            self._report(folder, result)
         checkpoints.remove()  # the adapter is in its place
         self._track(out, result)
         return result
 
-    def _by_torch(self, task: _Learning) -> _Learned:
+    def _by_torch(self, task: _Learning) -> _Trained:
         """Train with PEFT and TRL."""
         import torch
 
@@ -151,9 +169,13 @@ class AdapterJob:
         changed = self._examine(adapted, task.chats, wanted, run)
         changed["costs"]["predicted_bytes"] = predicted
         changed["aware"] = outcome.to_dict() if outcome else {}
-        return partial(self._save, adapted), run, changed
+        calls = None
+        if self.verify and (prompts := calling_prompts(wanted, task.chats)):
+            calls = examination.valid_calls(adapted, task.chats, prompts)
+        self._write(partial(self._save, adapted), task.folder)
+        return _Trained(run=run, changed=changed, calls=calls)
 
-    def _by_mlx(self, task: _Learning) -> _Learned:
+    def _by_mlx(self, task: _Learning) -> _Trained:
         """Train with mlx-lm."""
         training = mlx_training.MLXTask(
             folder=self.folder,
@@ -173,7 +195,29 @@ class AdapterJob:
             "costs": costs,
             "aware": {},
         }
-        return partial(training.save, run, self.source.given), run, changed
+        self._write(partial(training.save, run, self.source.given), task.folder)
+        return _Trained(run=run, changed=changed)
+
+    def _gate(self, task: _Learning, trained: _Trained) -> dict[str, Any]:
+        """What llama.cpp makes of the adapter that was written."""
+        from kanna.training import gate  # loads what verifies files
+
+        wanted = objectives.get(self.settings.objective).wanted(self.split.held_out)
+        case = gate.AdapterCase(
+            source=self.source,
+            folder=self.folder,
+            adapter=task.folder,
+            held_out=task.held_out,
+            run=trained.run,
+            prompts=calling_prompts(wanted, task.chats),
+            calls=trained.calls,
+            chats=task.chats,
+            types=self.types,
+            scratch=task.checkpoints.folder / "gate",
+            threads=self.threads,
+            progress=task.progress,
+        )
+        return case.check().to_dict()
 
     def _costs(self, run: loop.TrainingRun) -> dict[str, Any]:
         return {
@@ -204,12 +248,15 @@ class AdapterJob:
         adapted.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
 
-    def _write(self, save: Callable[[Path], None], folder: Path, result: AdaptResult) -> None:
-        """Write the adapter and what is known of it."""
-        save(folder)
+    def _report(self, folder: Path, result: AdaptResult) -> None:
+        """Write what is known of the run."""
         data = result.to_dict() | {"kanna": __version__}
         write_json(folder / REPORT, data)
         write_text(folder / PAGE, adapt_page(plain(data)))
+
+    def _write(self, save: Callable[[Path], None], folder: Path) -> None:
+        """Write the adapter, and what it learned and did not."""
+        save(folder)
         wanted = objectives.get(self.settings.objective).wanted(self.split.held_out)
         write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
         learned.write(folder, self.split.training)
@@ -288,9 +335,10 @@ class AdapterJob:
         begin: float,
         chats: ChatTokenizer,
         training: Sequence[Any],
-        run: loop.TrainingRun,
-        changed: dict[str, Any],
+        trained: _Trained,
+        gate: dict[str, Any],
     ) -> AdaptResult:
+        run, aware_outcome = trained.run, trained.changed["aware"]
         return AdaptResult(
             path=str(out),
             base=self.source.given,
@@ -315,10 +363,12 @@ class AdapterJob:
             history=run.history,
             seconds=time.perf_counter() - begin,
             report=str(out / PAGE),
-            **changed,
+            **trained.changed,
+            gate=gate,
             notes=[
                 *notes.of(self.settings, self.read, self.split.near, chats, run),
-                *([aware.words(changed["aware"])] if changed["aware"] else []),
+                *([aware.words(aware_outcome)] if aware_outcome else []),
+                *gate_notes(gate),
             ],
         )
 
@@ -340,11 +390,7 @@ def _loading(folder: Path) -> Generator[None]:
         raise FormatError(f"transformers cannot load {folder}: {error}"[:500]) from error
 
 
-def _refuse_nothing(
-    training: Sequence[Any],
-    held_out: Sequence[Any],
-    chats: ChatTokenizer,
-) -> None:
+def _refuse_nothing(training: Sequence[Any], held_out: Sequence[Any], chats: ChatTokenizer) -> None:
     if not training or not held_out:
         raise UsageError(
             f"no answer begins within {chats.most} tokens in {chats.unlearned} examples",

@@ -153,13 +153,13 @@ class MLXTask:
         """Nats per learned token of held-out examples, read one by one."""
         training = model.training
         model.eval()
-        total, count = 0.0, 0
+        each: list[float] = []
         for one in self.held_out:
             loss, tokens = _loss(model, *_arrays([one]))
-            total, count = total + float(loss) * int(tokens), count + int(tokens)
+            each.append(float(loss) * int(tokens))
         model.train(training)
-        loss = total / max(1, count)
-        return HeldOutFigures(loss=loss, domain_loss=loss)
+        mean = sum(each) / max(1, sum(one.learned for one in self.held_out))
+        return HeldOutFigures(loss=mean, domain_loss=mean, each=tuple(each))
 
     def _batches(self, dataset: Any, batch_size: int, **_: Any) -> Iterator[Any]:
         """Batches without end, in another order each time, as mlx-lm's trainer asks for them."""

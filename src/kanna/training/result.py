@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kanna._util.results import Result
+from kanna.checks import gate_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -41,6 +42,10 @@ class AdaptResult(Result):
             `before`, `after`.
         aware: With `for_plan`: what the files of both adapters keep, `plain` and `aware`, and which
             one is `kept`, see `AwareOutcome`; {} without.
+        gate: What llama.cpp makes of the adapter that was written, merged into its base: `status`,
+            `checks`, `share` of the gain that is kept with its `interval`, `base_loss`,
+            `tuned_loss` as trained and `runtime_loss` of the same examples, see `AdapterGate`; {}:
+            it was not asked.
         costs: Time and memory of training, predicted and measured: `predicted_seconds`,
             `training_seconds`, `looking_seconds`, `predicted_bytes`, `peak_bytes`.
         seconds: Time it took.
@@ -66,6 +71,7 @@ class AdaptResult(Result):
     history: list[dict[str, float]]
     samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     aware: dict[str, Any] = field(default_factory=dict[str, Any])
+    gate: dict[str, Any] = field(default_factory=dict[str, Any])
     costs: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float
     report: str = ""
@@ -73,8 +79,8 @@ class AdaptResult(Result):
 
     @property
     def ok(self) -> bool:
-        """Whether the held-out loss fell."""
-        return self.tuned_loss < self.base_loss
+        """Whether the held-out loss fell, and no check of the gate failed."""
+        return self.tuned_loss < self.base_loss and self.gate.get("status") != "failed"
 
     def headline(self) -> str:
         """What it learned."""
@@ -104,7 +110,7 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
         data: A result as a dictionary.
     """
     before, after = data["base_figures"], data["tuned_figures"]
-    lines = _aware_facts(data["aware"])
+    lines = [*_gate_facts(data["gate"]), *_aware_facts(data["aware"])]
     if "general_loss" in before and "general_loss" in after:
         general = f"{before['general_loss']:.4f} before, {after['general_loss']:.4f} after"
         lines.append(("Loss on general text", general))
@@ -120,6 +126,31 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
         ("Preferred answer likelier", f"{before['accuracy']:.1%} → {after['accuracy']:.1%}"),
         ("Margin per token", f"{before['margin']:+.4f} → {after['margin']:+.4f} nats"),
     ]
+
+
+def gate_notes(gate: dict[str, Any]) -> list[str]:
+    """What did not pass and what could not be checked, as sentences without a full stop.
+
+    Args:
+        gate: `AdapterGate.to_dict()`; {} where it was left out.
+    """
+    notes: list[str] = []
+    unchecked: dict[str, list[str]] = {}
+    for check in gate.get("checks", []):
+        if check["ok"] is False:
+            notes.append(f"the file of the adapter failed: {check['name']}, {check['detail']}")
+        elif check["ok"] is None:
+            unchecked.setdefault(check["detail"], []).append(check["name"])
+    return notes + [f"not checked: {', '.join(names)} ({why})" for why, names in unchecked.items()]
+
+
+def _gate_facts(gate: dict[str, Any]) -> list[tuple[str, str]]:
+    if gate.get("share") is None:
+        return []
+    low_high = gate["interval"]
+    around = f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else ""
+    value = f"{gate['share']:.1%}{around} of the gain, loss {gate['runtime_loss']:.4f}"
+    return [(f"Kept in llama.cpp, {gate['preset']}", f"{value}; {gate_word(gate['status'])}")]
 
 
 def _aware_facts(outcome: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ class TrainingRun:
         best_loss: The least there was.
         base_figures: All held-out figures before the first step.
         best_figures: Those of the least loss.
+        base_each: Of every held-out record what its objective judges, before the first step.
+        best_each: The same at the least loss.
         best_step: After which step.
         steps: That were made.
         tokens: That were read, padding aside.
@@ -36,6 +38,8 @@ class TrainingRun:
     best_loss: float = math.inf
     base_figures: dict[str, float] = field(default_factory=dict[str, float])
     best_figures: dict[str, float] = field(default_factory=dict[str, float])
+    base_each: list[float] = field(default_factory=list[float])
+    best_each: list[float] = field(default_factory=list[float])
     best_step: int = 0
     steps: int = 0
     tokens: int = 0

@@ -87,11 +87,11 @@ class Watcher:
         run.looking_seconds += time.perf_counter() - begin
         loss, figures = judged.loss, known(judged)
         if step == 0:
-            run.base_figures = figures
+            run.base_figures, run.base_each = figures, list(judged.each)
         if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
             run.state = self.state(self.model)
             run.best_loss, run.best_step, run.waited = loss, step, 0
-            run.best_figures = figures
+            run.best_figures, run.best_each = figures, list(judged.each)
         else:
             run.waited += 1
         return loss

@@ -133,7 +133,7 @@ def measure(case: RetentionCase, least: float, progress: Progress) -> list[Reten
     engine, _ = open_reference(case.base, judged, context=context, threads=threads)
     with engine:
         require(case.base, engine.path, threads=threads)
-        before = [_nll(engine, one, progress) for one in case.examples]
+        before = [_base_nats(engine, one, progress) for one in case.examples]
     measured: list[Retention] = []
     tuned, _ = open_reference(case.tuned, judged, context=context, threads=threads)
     with tuned:
@@ -194,11 +194,21 @@ def _places(one: TokenizedExample) -> tuple[int, NDArray[np.int64], NDArray[np.i
     return first, np.array(learned, dtype=np.int64) - first, targets
 
 
-def _nll(engine: Engine, one: TokenizedExample, progress: Progress) -> F64:
+def learned_nats(engine: Engine, one: TokenizedExample) -> F64:
+    """Nats of every learned token of an example, in a runtime.
+
+    Args:
+        engine: The model.
+        one: The example.
+    """
     first, places, targets = _places(one)
-    logits = engine.logits(one.ids, first=first, copy=False)[places]
+    return compare(engine.logits(one.ids, first=first, copy=False)[places], [], targets)[0]
+
+
+def _base_nats(engine: Engine, one: TokenizedExample, progress: Progress) -> F64:
+    nats = learned_nats(engine, one)
     progress.advance(1)
-    return compare(logits, [], targets)[0]
+    return nats
 
 
 def _judged(
@@ -210,7 +220,7 @@ def _judged(
     gain = base - tuned
     return Retention(
         share=(base - artefact) / gain if gain > 0 else None,
-        interval=_interval(sums) if gain > 0 else None,
+        interval=interval(sums) if gain > 0 else None,
         base_loss=base,
         tuned_loss=tuned,
         artefact_loss=artefact,
@@ -221,8 +231,12 @@ def _judged(
     )
 
 
-def _interval(sums: F64) -> tuple[float, float] | None:
-    """The 95 % interval of the share, by drawing the examples again; None for a few examples."""
+def interval(sums: F64) -> tuple[float, float] | None:
+    """The 95 % interval of the share, by drawing the examples again; None for a few examples.
+
+    Args:
+        sums: Of every example, base, tuned model and artefact: f64 [3, examples].
+    """
     count = sums.shape[1]
     if count < _MIN_EXAMPLES:
         return None

@@ -99,6 +99,12 @@ if TYPE_CHECKING:
     help="Preset of GGUF or plan file: train on with the values that it stores, keep the better.",
 )
 @click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Hold the adapter's file in llama.cpp to what was measured in training.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["torch", "mlx"]),
     help="PEFT and TRL, or mlx-lm. [default: mlx on Apple silicon where it does what is asked]",
@@ -119,6 +125,9 @@ def adapt_command(
     are pairs: a prompt, a chosen answer, a rejected one. `kanna merge` and
     `kanna convert --adapter` make files of the adapter, `kanna verify --adapter` measures what they
     keep of it.
+
+    In the end the adapter is read again, merged and run in llama.cpp. Exit code 1: what was learned
+    is not there, and a note says which check failed.
     """
     from kanna.training import adapt
 
@@ -128,10 +137,12 @@ def adapt_command(
         source, list(data), out, progress=terminal.progress(), remark=terminal.note, **choices
     )
     terminal.result(result, _draw)
+    if result.gate.get("status") == "failed":
+        click.get_current_context().exit(1)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import duration, facts, notes
+    from kanna.cli.ui import checks, duration, facts, notes
     from kanna.training.result import figure_facts
 
     counts = data["examples"]
@@ -148,6 +159,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Report", data["report"]),
         ],
     )
+    if data["gate"]:
+        screen.print(checks("check of the adapter's file", data["gate"]["checks"]))
     notes(screen, data["notes"])
 
 

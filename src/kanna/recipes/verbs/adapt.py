@@ -1,4 +1,4 @@
-"""`adapt` as a step: an adapter, trained. The step fails where the held-out loss did not fall."""
+"""`adapt` as a step: an adapter, trained; without a lower held-out loss, or its gate, it fails."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ VERB = StepVerb(
     | {
         "learning_rate": at("settings", "learning_rate"),
         "teacher_kl": at("tuned_figures", "teacher_kl"),
+        "gate": at("gate", "status"),
+        "retention": at("gate", "share"),
     },
     out=lambda step, _: step,
     words=frozenset(spelled for mix in MIXES for spelled in (mix.name, mix.name.lower())),

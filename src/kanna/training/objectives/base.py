@@ -28,6 +28,8 @@ class HeldOutFigures:
             None where there are no pairs.
         margin: By how many nats per token it is likelier, in the mean.
         teacher_kl: KL divergence from a teacher in nats per learned token; None without one.
+        each: Of every held-out record the nats of its learned tokens together; of a pair, by how
+            many nats per token the rejected answer is likelier. A file is held to them.
     """
 
     loss: float
@@ -35,6 +37,7 @@ class HeldOutFigures:
     accuracy: float | None = None
     margin: float | None = None
     teacher_kl: float | None = None
+    each: tuple[float, ...] = ()
 
 
 Judge = Callable[[Any], HeldOutFigures]
@@ -100,14 +103,27 @@ def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any)
         examples: Held-out examples.
         device: Where it runs.
     """
+    nats = held_out_nats(model, examples, device)
+    return sum(nats) / max(1, sum(one.learned for one in examples))
+
+
+def held_out_nats(
+    model: Any, examples: Sequence[TokenizedExample], device: Any
+) -> tuple[float, ...]:
+    """Nats of the learned tokens of every example, together.
+
+    Args:
+        model: A causal language model of transformers.
+        examples: Held-out examples.
+        device: Where it runs.
+    """
     import torch
 
     training = model.training
     model.eval()
-    total, count = 0.0, 0
-    learned = [one for one in examples if any(label != UNLEARNED for label in one.labels[1:])]
+    nats: list[float] = []
     with torch.inference_mode():
-        for group in _groups(learned, str(device)):
+        for group in _groups(examples, str(device)):
             longest = max(len(one.ids) for one in group)
             given = [one.ids + [0] * (longest - len(one.ids)) for one in group]
             more: dict[str, Any] = {}
@@ -117,10 +133,9 @@ def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any)
             every = model(input_ids=torch.tensor(given, device=device), **more).logits
             for one, logits in zip(group, every, strict=True):
                 labels = torch.tensor(one.labels[1:], device=device)
-                total += _nats(logits[: len(labels)], labels)
-                count += int((labels != UNLEARNED).sum())
+                nats.append(_nats(logits[: len(labels)], labels))
     model.train(training)
-    return total / max(1, count)
+    return tuple(nats)
 
 
 def _nats(logits: Any, labels: Any) -> float:

@@ -73,17 +73,18 @@ class Distilled(Supervised):
 
             training, device = model.training, next(model.parameters()).device
             model.eval()
-            sums, count = np.zeros(2), 0
+            sums, count, each = np.zeros(2), 0, list[float]()
             with torch.inference_mode():
                 for one in held_out:
                     inputs = {name: value.to(device) for name, value in collated([one]).items()}
                     both = losses(model, inputs)
                     sums += [float(v.double().sum()) for v in both]
                     count += len(both[0])
+                    each.append(float(both[0].double().sum()))
             model.train(training)
             nats, kl = (float(v) for v in sums / max(1, count))
             loss = (1 - _SHARE) * nats + _SHARE * kl
-            return HeldOutFigures(loss=loss, domain_loss=nats, teacher_kl=kl)
+            return HeldOutFigures(loss=loss, domain_loss=nats, teacher_kl=kl, each=tuple(each))
 
         return judged
 

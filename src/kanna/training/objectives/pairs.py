@@ -63,6 +63,7 @@ class PairLikelihoods:
             domain_loss=float(-self.chosen.sum() / self.chosen_tokens.sum()),
             accuracy=float((chosen > rejected).double().mean()),
             margin=float((chosen - rejected).mean()),
+            each=tuple(float(v) for v in rejected - chosen),
         )
 
 

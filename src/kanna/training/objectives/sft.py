@@ -8,7 +8,7 @@ from typing import Any
 
 from kanna.training import examples
 from kanna.training.examples import Example, Examples
-from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts, held_out_loss
+from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts, held_out_nats
 from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 
@@ -54,8 +54,9 @@ class Supervised:
         """The loss on held-out answers."""
 
         def judged(model: Any) -> HeldOutFigures:
-            loss = held_out_loss(model, held_out, next(model.parameters()).device)
-            return HeldOutFigures(loss=loss, domain_loss=loss)
+            each = held_out_nats(model, held_out, next(model.parameters()).device)
+            loss = sum(each) / max(1, sum(one.learned for one in held_out))
+            return HeldOutFigures(loss=loss, domain_loss=loss, each=each)
 
         return judged
 

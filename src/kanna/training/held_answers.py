@@ -12,8 +12,8 @@ from kanna.tasks.tool_calls import calls
 from kanna.training.examples import Example
 from kanna.training.tokens import ChatTokenizer
 
-_SHOWN, _CALLING = 3, 32
-"""Prompts that the page shows, and prompts with tools that are asked, at most."""
+_SHOWN, _CALLING, _FEW_CALLING = 3, 32, 4
+"""Prompts that a page shows, and prompts with tools that are asked at most: by all, by `adapt`."""
 ROOM = 128
 """Tokens of an answer at most."""
 
@@ -93,6 +93,17 @@ def held_prompts(examples: Sequence[Example], chats: ChatTokenizer) -> list[Held
     return prompts
 
 
+def calling_prompts(examples: Sequence[Example], chats: ChatTokenizer) -> list[HeldPrompt]:
+    """A few prompts with tools.
+
+    Args:
+        examples: Held-out examples.
+        chats: Renders them.
+    """
+    prompts = held_prompts([one for one in examples if one.tools], chats)
+    return [one for one in prompts if one.tools][:_FEW_CALLING]
+
+
 def answer(
     engine: Engine, prompts: Sequence[HeldPrompt], chats: ChatTokenizer, progress: Progress
 ) -> Answers:
@@ -112,7 +123,22 @@ def answer(
         )["input_ids"]
         limit = min(ROOM if prompt.tools else ROOM // 2, engine.context - len(ids))
         texts.append("".join(engine.generate(ids, max_tokens=limit)) if limit > 0 else "")
-        valid += bool(prompt.tools) and not isinstance(calls(texts[-1], prompt.tools), str)
+        valid += is_valid_call(texts[-1], prompt)
         progress.advance(1)
     asked = sum(bool(prompt.tools) for prompt in prompts)
     return Answers(texts=texts, calls=CallCount(asked=asked, valid=valid) if asked else None)
+
+
+def is_valid_call(text: str, prompt: HeldPrompt) -> bool:
+    """Whether an answer calls a tool that its prompt offers, with arguments that it takes.
+
+    Args:
+        text: The answer.
+        prompt: Its prompt; one without tools has no valid call.
+    """
+    if not prompt.tools:
+        return False
+    try:
+        return not isinstance(calls(text, prompt.tools), str)
+    except (KeyError, TypeError):  # a schema with more than the tasks read, or less
+        return False
