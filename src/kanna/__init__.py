@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kanna.inspection import inspect as inspect
     from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
-    from kanna.packaging import package as package
+    from kanna.packaging.assembly import package as package
     from kanna.packaging.push import push as push
     from kanna.promotion import promote as promote
     from kanna.recipes import recipe as recipe
@@ -85,7 +85,7 @@ _WHERE = {
     "load_model": "kanna.families",
     "merge": "kanna.merging",
     "optimize": "kanna.optimization",
-    "package": "kanna.packaging",
+    "package": "kanna.packaging.assembly",
     "open_source": "kanna.sources",
     "promote": "kanna.promotion",
     "ps": "kanna.serving.administration",

@@ -8,6 +8,8 @@ from typing import Any
 
 from kanna._util.results import Result, ResultTable
 
+GATE = ".gate.json"
+"""What the name of a gate report adds to that of its file."""
 _WORDS = {
     "proved": "intact",
     "intact": "intact",

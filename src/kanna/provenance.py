@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kanna import __version__
 from kanna._util import verified
 from kanna._util.typed import text
-from kanna.checks import gate_word
+from kanna.checks import GATE, gate_word
 from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
 from kanna.formats import folder_files, gguf
@@ -112,10 +112,6 @@ class Making:
         )
         others = [n for n in notes if not n.startswith(ALREADY_QUANTIZED)]
         return others if others == list(notes) else [better_start, *others]
-
-
-GATE = ".gate.json"
-"""What the name of a gate report adds to that of its file."""
 
 
 def making(written: Mapping[str, Any], path: Path, *, compared: bool) -> Making | None:

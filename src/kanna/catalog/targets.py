@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Iterator
 
 from kanna.catalog.base import Component, Kind, of_module
-from kanna.packaging import EXTRA, targets
+from kanna.packaging import targets
+from kanna.packaging.assembly import EXTRA
 
 
 def _find() -> Iterator[Component]:

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanna import gate_report
-from kanna.errors import GateError, UsageError
-from kanna.packaging.artefact import Artefact
+from kanna._util.progress import Progress
+from kanna.errors import UsageError
+from kanna.gate_report import GateReport
+from kanna.packaging.artefact import Artefact, open_artefact
+from kanna.packaging.gates import gate_of
+from kanna.packaging.pushed import PushedModels
+from kanna.registry import layouts
 
 _ODD = re.compile("[^A-Za-z0-9._-]+")
 
@@ -22,7 +26,33 @@ class PreparedArtefact:
     files: Mapping[str, Path]
     hashes: Mapping[str, str]
     variant: str
-    gate: gate_report.GateReport | None
+    gate: GateReport | None
+
+
+def prepare_all(wanted: PushedModels, progress: Progress) -> list[PreparedArtefact]:
+    """Open models, and hold each to its gate report.
+
+    Args:
+        wanted: Which ones.
+        progress: Where hashing is reported.
+
+    Raises:
+        UsageError: Their layout does not carry one of them.
+        GateError: One was not proved.
+    """
+    formats = layouts.get(wanted.layout).formats
+    prepared: list[PreparedArtefact] = []
+    for at, one in enumerate(wanted.given):
+        artefact = open_artefact(one, offline=wanted.offline, progress=progress)
+        if formats and artefact.kind not in formats:
+            raise UsageError(
+                f"{artefact.name} is of the format {artefact.kind}",
+                expected=f"{', '.join(sorted(formats))} in the layout {wanted.layout}",
+            )
+        taken = {p.variant for p in prepared}
+        report = wanted.reports[at] if wanted.reports else None
+        prepared.append(prepare(artefact, report, wanted.unproved, taken))
+    return prepared
 
 
 def prepare(
@@ -38,28 +68,12 @@ def prepare(
     }
     first = next(iter(artefact.files.values()))
     location = first if whole else _folder_of(artefact)
-    place = report or gate_report.beside(location)
-    gate = None
-    if report is not None or place.is_file():
-        gate = gate_report.read(place)
-        try:
-            gate_report.require_proof(gate, hashes, place)
-        except GateError:
-            if not unproved:
-                raise
-            gate = None if dict(gate.files) != hashes else gate
-    elif not unproved:
-        raise GateError(
-            f"{location.name} has no gate report: there is no {place}",
-            expected="a report that every check of kanna verify passed",
-            todo=f"kanna verify SRC {location} --gate {place}, or push it with --unproved",
-        )
     return PreparedArtefact(
         artefact=artefact,
         files=files,
         hashes=hashes,
         variant=_variant(artefact, location, taken),
-        gate=gate,
+        gate=gate_of(location, hashes, report, unproved),
     )
 
 

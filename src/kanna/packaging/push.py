@@ -10,11 +10,12 @@ from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna.errors import UsageError
-from kanna.packaging import push_hub, push_oci, push_store
-from kanna.packaging.artefact import open_artefact
-from kanna.packaging.prepared import PreparedArtefact, prepare
-from kanna.packaging.pushed import PushedVariant, PushResult
+from kanna.packaging import head_start, hub_branch
+from kanna.packaging.pushed import PushedModels, PushedVariant, PushResult
 from kanna.registry import layouts, stores
+from kanna.registry.client import RegistryRepository
+from kanna.registry.layouts.base import RegistryLayout
+from kanna.registry.uploads import BlobUploads
 
 __all__ = ["PushResult", "PushedVariant", "push"]
 
@@ -74,11 +75,13 @@ def push(
         raise UsageError(
             f"{len(reports)} gate reports for {len(given)} files", expected="one for each"
         )
-    hub = push_hub.destination(destination, revision)
+    hub = hub_branch.destination(destination, revision)
     in_store = stores.is_address(destination)
     name = _registry_name(destination) if hub is None and not in_store else None
     if hub is None and (private or revision is not None or card is not None):
-        raise UsageError("--private, --revision and --card are of the hub", expected=push_hub.FORM)
+        raise UsageError(
+            "--private, --revision and --card are of the hub", expected=hub_branch.FORM
+        )
     if hub is not None and sign_key is not None:
         raise UsageError("the hub keeps no signatures", expected="no --sign-key")
     if name is None and layout is not None:
@@ -89,30 +92,50 @@ def push(
             f"{len(given)} models for one tag in the layout {layout}",
             expected=f"one of them, or --layout {layouts.DEFAULT}, which has variants",
         )
-    if sign_key is not None:
-        signing.check_key(Path(sign_key))
-    progress = shown(progress)
-    prepared: list[PreparedArtefact] = []
-    for at, one in enumerate(given):
-        artefact = open_artefact(one, offline=offline, progress=progress)
-        if chosen.formats and artefact.kind not in chosen.formats:
-            raise UsageError(
-                f"{artefact.name} is of the format {artefact.kind}",
-                expected=f"{', '.join(sorted(chosen.formats))} in the layout {layout}",
-            )
-        taken = {p.variant for p in prepared}
-        prepared.append(prepare(artefact, reports[at] if reports else None, unproved, taken))
-    if hub is not None:
-        request = push_hub.HubRequest(
-            repository=hub, private=private, card=Path(card) if card else None, dry_run=dry_run
-        )
-        return push_hub.send(request, prepared, progress)
     signer = Path(sign_key) if sign_key else None
-    if name is None:
-        return push_store.send(destination, prepared, signer, dry_run, progress)
-    if dry_run:
+    if signer is not None:
+        signing.check_key(signer)
+    wanted = PushedModels(
+        given=given,
+        reports=reports,
+        unproved=unproved,
+        layout=layout or layouts.DEFAULT,
+        offline=offline,
+    )
+    progress = shown(progress)
+    if name is not None and not dry_run:
+        return _to_registry(name, wanted, chosen, signer, progress)
+    # What reads a model loads while its files are sent to a registry; here it is needed first.
+    from kanna.packaging import push_hub, push_oci, push_store
+    from kanna.packaging.prepared import prepare_all
+
+    prepared = prepare_all(wanted, progress)
+    if name is not None:
         return push_oci.planned(name, prepared)
-    return push_oci.send(name, prepared, chosen, signer, progress)
+    if hub is None:
+        return push_store.send(destination, prepared, signer, dry_run, progress)
+    request = push_hub.HubRequest(
+        repository=hub, private=private, card=Path(card) if card else None, dry_run=dry_run
+    )
+    return push_hub.send(request, prepared, progress)
+
+
+def _to_registry(
+    name: oci.OciName,
+    wanted: PushedModels,
+    layout: RegistryLayout,
+    key: Path | None,
+    progress: Progress,
+) -> PushResult:
+    """Push to a registry, which gets large files while the models are still read."""
+    with BlobUploads(RegistryRepository(name, pushes=True)) as uploads:
+        if layout.packed is None:
+            head_start.begin(uploads, wanted, progress)
+        from kanna.packaging import push_oci
+        from kanna.packaging.prepared import prepare_all
+
+        prepared = prepare_all(wanted, progress)
+        return push_oci.send(uploads, prepared, layout, key, progress)
 
 
 def _registry_name(destination: str) -> oci.OciName:
@@ -120,7 +143,7 @@ def _registry_name(destination: str) -> oci.OciName:
     if not destination.startswith(oci.SCHEME):
         raise UsageError(
             f"{destination} is in no registry",
-            expected=f"{oci.FORM}; {push_hub.FORM}; {stores.FORM}",
+            expected=f"{oci.FORM}; {hub_branch.FORM}; {stores.FORM}",
         )
     name = oci.parse(destination)
     if name.digest is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +13,15 @@ from kanna._util import outgoing
 from kanna._util.nearest import no_file
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
+from kanna.checks import GATE
 from kanna.errors import NotFoundError, RefusedError, SourceError, UsageError
 from kanna.escaping import markdown_code, markdown_text, yaml_text
+from kanna.packaging.hub_branch import HubBranch
 from kanna.packaging.prepared import PreparedArtefact
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.packaging.resources import memory_of
-from kanna.provenance import GATE
 
-FORM = "hf:OWNER/NAME"
-_NAME = re.compile(r"hf:(?://)?([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 _CARD = "README.md"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubBranch:
-    """A branch of a repository on the hub.
-
-    Attributes:
-        id: Owner and name.
-        revision: The branch.
-    """
-
-    id: str
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        return f"hf:{self.id}" + ("" if self.revision == "main" else f"@{self.revision}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +39,6 @@ class HubRequest:
     private: bool
     card: Path | None
     dry_run: bool
-
-
-def destination(text: str, revision: str | None) -> HubBranch | None:
-    """The branch that a destination names; None where it is none of the hub.
-
-    Args:
-        text: As the user wrote it.
-        revision: Of the option `--revision`.
-
-    Raises:
-        UsageError: It names none, or two revisions.
-    """
-    if not text.startswith("hf:"):
-        return None
-    match = _NAME.fullmatch(text)
-    if match is None:
-        raise UsageError(f"{text} names no repository of the hub", expected=FORM)
-    if match[2] and revision not in (None, match[2]):
-        raise UsageError(f"{text} names a revision, --revision {revision}", expected="one of them")
-    return HubBranch(id=match[1], revision=revision or match[2] or "main")
 
 
 def send(

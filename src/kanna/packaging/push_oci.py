@@ -22,28 +22,39 @@ from kanna.registry import evidence, manifests, piece_lists, upload
 from kanna.registry.client import RegistryRepository
 from kanna.registry.layouts.base import FILEPATH, TITLE, LayoutSubject, PackedLayer, RegistryLayout
 from kanna.registry.manifests import Descriptor, ManifestDocument
+from kanna.registry.uploads import BlobUploads
 
 
 def send(
-    name: oci.OciName,
+    uploads: BlobUploads,
     prepared: Sequence[PreparedArtefact],
     layout: RegistryLayout,
     key: Path | None,
     progress: Progress,
 ) -> PushResult:
-    """Push every artefact in a layout, then what the tag names."""
-    repository = RegistryRepository(name, pushes=True)
+    """Push every artefact in a layout, then what the tag names.
+
+    Args:
+        uploads: What sends files, and may have begun.
+        prepared: The artefacts.
+        layout: How they lie in the registry.
+        key: A private key that signs the manifests.
+        progress: Where sending is reported.
+    """
+    repository = uploads.repository
+    name = repository.name
     notes: list[str] = []
     variants: list[PushedVariant] = []
     documents: list[ManifestDocument] = []
-    total = sum(p.artefact.num_bytes for p in prepared)
+    sizes = {h: one.files[p].stat().st_size for one in prepared for p, h in one.hashes.items()}
     with ThreadPoolExecutor(1) as beside:
         bills = [beside.submit(_bill, one.artefact) for one in prepared]
         lists = [beside.submit(_piece_lists, one) for one in prepared if layout.packed is None]
-        progress.start(f"push {name.repository}", total)
+        progress.start(f"push {name.repository}", sum(sizes.values()))
+        uploads.show(progress)
         try:
             for one in prepared:
-                document, variant = _send_one(repository, one, layout, progress)
+                document, variant = _send_one(uploads, one, layout)
                 documents.append(document)
                 variants.append(variant)
         finally:
@@ -92,18 +103,18 @@ def planned(name: oci.OciName, prepared: Sequence[PreparedArtefact]) -> PushResu
 
 
 def _send_one(
-    repository: RegistryRepository,
-    one: PreparedArtefact,
-    layout: RegistryLayout,
-    progress: Progress,
+    uploads: BlobUploads, one: PreparedArtefact, layout: RegistryLayout
 ) -> tuple[ManifestDocument, PushedVariant]:
     """Push the files of an artefact; its manifest is not written yet."""
-    sent, layers = 0, list[Descriptor]()
+    repository = uploads.repository
+    layers: list[Descriptor] = []
     with _blobs(one, layout) as blobs:
         for blob in blobs:
-            if upload.push_file(repository, blob.path, blob.descriptor, progress):
-                sent += blob.descriptor.size
+            uploads.begin(blob.path, blob.descriptor)
+            if layout.packed is not None:
+                uploads.wait(blob.descriptor)  # its file lasts until the next one
             layers.append(blob.descriptor)
+        sent = uploads.sent_bytes(layers)
     artefact = one.artefact
     memory, context = memory_of(artefact)
     config = upload.push_bytes(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanna._util.progress import Progress
+from kanna.checks import GATE
 from kanna.errors import MissingError
 from kanna.packaging import bom
 from kanna.packaging.prepared import PreparedArtefact
 from kanna.packaging.pushed import PushedVariant, PushResult
 from kanna.packaging.resources import memory_of
-from kanna.provenance import GATE
 from kanna.registry import evidence, manifests
 from kanna.registry.store_pulling import SIGNATURES
 from kanna.registry.stores import MANIFEST, ObjectStore, StoredVariant, manifest_of

@@ -1,13 +1,33 @@
-"""What a push says of what it pushed."""
+"""What a push is asked for, and what it says of what it pushed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushedModels:
+    """Models that are to be pushed.
+
+    Attributes:
+        given: Files or folders, or any references to them.
+        reports: A gate report of each, or none.
+        unproved: Whether they may go without a report that every check passed.
+        layout: Name of how they lie in a registry.
+        offline: Look for them on this machine alone.
+    """
+
+    given: Sequence[str | Path]
+    reports: Sequence[Path]
+    unproved: bool
+    layout: str
+    offline: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from kanna._util.folders import cache_folder
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject, text
 from kanna._util.units import format_size
+from kanna.checks import GATE
 from kanna.errors import GateError, KannaError, RefusedError, UsageError
 from kanna.formats.text_files import parse_json
-from kanna.provenance import GATE
 from kanna.registry import evidence
 from kanna.registry.pulling import PulledArtefact, Wanted
 from kanna.registry.stores import ObjectStore, StoredVariant, StoreManifest
