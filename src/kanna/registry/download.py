@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import re
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -22,10 +20,10 @@ from kanna.errors import RefusedError, SourceError
 from kanna.formats.patchwork import Patchwork
 from kanna.registry import connection
 from kanna.registry.client import RegistryRepository, wrong_digest
+from kanna.registry.following_hash import FollowingHash
 from kanna.registry.manifests import Descriptor
 
-SLICE = 1 << 22
-_WRITTEN_OUT = 1 << 25
+_SLICE = 1 << 20
 PATIENCE = 0.2
 """Seconds to wait, times how often nothing came."""
 _TRIES_WITHOUT_A_BYTE = 4
@@ -82,19 +80,17 @@ def _fill(state: _Filling, partial: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     wanted = state.descriptor
     with os.fdopen(os.open(partial, flags, 0o666), "r+b", buffering=0) as file:
-        state.file = file
-        if os.fstat(file.fileno()).st_size > wanted.size:
-            file.truncate(0)
-        state.hash_what_is_here()
+        state.go_on_with(file, partial)
         try:
             state.fill()
             if state.digest.hexdigest() != wanted.hex and state.patchwork is not None:
                 state.restart()  # the list of its pieces was about another file
                 state.fill()
+            if state.digest.hexdigest() != wanted.hex:
+                raise wrong_digest(state.repository.name.host, wanted)
         finally:
             state.line.close()
-        if state.digest.hexdigest() != wanted.hex:
-            raise wrong_digest(state.repository.name.host, wanted)
+            state.digest.close()
     return state.fetched
 
 
@@ -111,20 +107,19 @@ class _Filling:
         self.repository, self.descriptor = repository, descriptor
         self.progress, self.patchwork = progress, patchwork
         self.file: io.FileIO
+        self.path: Path
+        self.digest: FollowingHash
         self.url = f"{repository.url}/blobs/{descriptor.digest}"
         self.line = connection.open_connection(self.url)
-        self.digest, self.have, self.fetched = hashlib.sha256(), 0, 0
-        self.buffers = [memoryview(bytearray(SLICE)) for _ in range(2)]
-        self.hashing: Future[None] | None = None
-        self.writing: Future[None] | None = None
-        self.unwritten = 0
+        self.have = self.fetched = 0
 
-    def hash_what_is_here(self) -> None:
-        """Hash what an earlier run wrote."""
-        self.file.seek(0)
-        while count := self.file.readinto(self.buffers[0]):
-            self.digest.update(self.buffers[0][:count])
-            self._count(count)
+    def go_on_with(self, file: io.FileIO, path: Path) -> None:
+        """Take what an earlier run wrote to a file as the beginning, unless it is too much."""
+        self.file, self.path, self.digest = file, path, FollowingHash(path)
+        if (size := file.seek(0, os.SEEK_END)) > self.descriptor.size:
+            size = file.truncate(0)
+            file.seek(0)
+        self._count(size)
 
     def fill(self) -> None:
         """Fetch the rest; raises when the registry sends nothing more of it."""
@@ -142,7 +137,6 @@ class _Filling:
                     raise
                 why = error
             if self.have == self.descriptor.size:
-                self._wait()
                 return
             idle = 0 if self.have > before else idle + 1
             if idle >= _TRIES_WITHOUT_A_BYTE:
@@ -161,8 +155,7 @@ class _Filling:
             data = self.patchwork.here(self.have)
             if data is None:
                 return
-            self.file.write(data)
-            self.digest.update(data)
+            self._write(data)
             self._count(len(data))
 
     def _some(self) -> None:
@@ -224,52 +217,33 @@ class _Filling:
             )
         if line.sock is not None:
             line.sock.settimeout(connection.ANSWER_SECONDS)
-        with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as writer:
-            while self.have < end and (count := response.readinto(self.buffers[0])):
-                if self.have + count > end:
-                    raise RefusedError(
-                        f"the registry {host} sends more than {end} bytes",
-                        expected="as many as its manifest says",
-                    )
-                self._wait()
-                self.hashing = worker.submit(self._keep, self.buffers[0][:count])
-                self.buffers.reverse()
-                self._count(count)
-                self.fetched += count
-                self._write_out(writer, count)
-            self._wait()
+        buffer = memoryview(bytearray(_SLICE))
+        while self.have < end and (count := response.readinto(buffer)):
+            if self.have + count > end:
+                raise RefusedError(
+                    f"the registry {host} sends more than {end} bytes",
+                    expected="as many as its manifest says",
+                )
+            self._write(buffer[:count])
+            self._count(count)
+            self.fetched += count
 
-    def _keep(self, data: memoryview) -> None:
-        """Write and hash a slice, while the next one is received."""
-        self.file.write(data)
-        self.digest.update(data)
-
-    def _write_out(self, writer: ThreadPoolExecutor, count: int) -> None:
-        """Have the system begin to write to the disk: little is left for the one sync at the end.
-
-        More than one sync waits for whatever else is written on this machine, each time.
-        """
-        self.unwritten += count
-        busy = self.writing is not None and not self.writing.done()
-        if self.unwritten < _WRITTEN_OUT or busy or not hasattr(os, "posix_fadvise"):
-            return
-        place = self.file.fileno(), self.have - self.unwritten, self.unwritten
-        self.writing = writer.submit(os.posix_fadvise, *place, os.POSIX_FADV_DONTNEED)
-        self.unwritten = 0
-
-    def _wait(self) -> None:
-        """Have the slice before written and hashed."""
-        if self.hashing is not None:
-            hashing, self.hashing = self.hashing, None
-            hashing.result()
+    def _write(self, data: memoryview | bytes) -> None:
+        """Write all of some bytes: a system may take fewer at once."""
+        view = memoryview(data)
+        while view:
+            view = view[self.file.write(view) or 0 :]
 
     def restart(self) -> None:
         """Begin again, with everything from the registry."""
+        self.digest.close()
         self.file.seek(0)
         self.file.truncate(0)
         self.progress.advance(-self.have)
-        self.digest, self.have, self.patchwork = hashlib.sha256(), 0, None
+        self.have, self.patchwork = 0, None
+        self.digest = FollowingHash(self.path)
 
     def _count(self, count: int) -> None:
         self.have += count
+        self.digest.grown_to(self.have)
         self.progress.advance(count)
