@@ -82,8 +82,8 @@ class Comparison:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.threads = options, options.threads
         self.base = models.as_gguf(options.model)
-        self.source = reference_folder(self.base)  # adapters have the names of such a folder
         place = packages.cache_dir() / "benchmarks" / "adapt"
+        self.source = self._folder_of(place)
         self.folder = place / f"{options.model}-{options.domain}"
         if not options.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -100,6 +100,16 @@ class Comparison:
             for name, value in vars(options).items()
             if name in ("count", "judging", "rank", "steps", "minutes")
         }
+
+    def _folder_of(self, place: Path) -> Path:
+        """The base as a folder, whose names adapters have; that of the cache may be removed."""
+        folder = place / f"{self.options.model}-base"
+        if not folder.exists():
+            partial = place / f".{folder.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(reference_folder(self.base), partial)
+            partial.replace(folder)
+        return folder
 
     def rows(self) -> list[dict[str, Any]]:
         """The table."""

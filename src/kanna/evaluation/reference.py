@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from kanna.sources import Source, open_source, packages
 
 # References are four bytes per weight: only the most recently used ones stay.
 _MAX_CACHED = 4
+_IN_USE = 3600.0
+"""Seconds since it was asked for in which another process may be at work with a reference."""
 
 
 def reference_gguf(
@@ -195,11 +198,12 @@ def _is_exact(path: Path) -> bool:
 
 
 def _prune(folder: Path, keep: Path) -> None:
-    cached = [p for p in folder.glob("*.f32*") if p != keep]
-    others = sorted(cached, key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[_MAX_CACHED - 1 :]:
-        with suppress(OSError):
-            _remove(old)
+    """Remove all but the last few, but for those that another process may be at work with."""
+    used = {p: p.stat().st_mtime for p in folder.glob("*.f32*") if p != keep}
+    for old in sorted(used, key=used.__getitem__, reverse=True)[_MAX_CACHED - 1 :]:
+        if time.time() - used[old] > _IN_USE:
+            with suppress(OSError):
+                _remove(old)
 
 
 def _remove(path: Path) -> None:
