@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from kanna import conversion, formats
 from kanna._util.arguments import several
@@ -45,6 +46,7 @@ def convert(
     device: str | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    static: str | None = None,
     adapter: str | Path | None = None,
     mmproj: bool = False,
     target: str | None = None,
@@ -77,6 +79,7 @@ def convert(
         device: Where `gptq` runs: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
+        static: ONNX graphs of fixed shapes, as NPUs need them: chunk × context, such as 64x2048.
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
             format to apply beside `source`; `kanna.merge` merges it. In ONNX a base whose graph
             takes it is written too, unless the output ends on `.onnx_adapter`.
@@ -106,6 +109,7 @@ def convert(
         split_max_size=optional_size(split_max_size),
         include=tuple(several(include)),
         exclude=tuple(several(exclude)),
+        static=static,
     )
     if adapter is not None:
         _refuse_with_adapter(verify, target)
@@ -144,17 +148,16 @@ def convert(
     )
     if dry_run or not verify:
         return result
+    return _proved(
+        result, source, threads=threads, revision=revision, offline=offline, progress=progress
+    )
+
+
+def _proved(result: ConvertResult, source: str | Path | Source, **options: Any) -> ConvertResult:
+    """What was written, with its proof; `options` are those of `kanna.verify`."""
     from kanna.verification import verify as prove  # runtimes load only for a proof
 
-    proof = prove(
-        source,
-        result.paths[0],
-        threads=threads,
-        revision=revision,
-        offline=offline,
-        progress=progress,
-    )
-    return replace(result, verify=proof)
+    return replace(result, verify=prove(source, result.paths[0], **options))
 
 
 def _approval(target: str | None, format: str) -> Callable[[ConvertResult], ConvertResult] | None:

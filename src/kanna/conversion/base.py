@@ -111,6 +111,7 @@ class ConversionRequest:
         device: Where `gptq` runs; None: on an accelerator when there is one.
         include, exclude: Patterns of the names of products that an int8 graph quantizes, or leaves
             float.
+        static: CHUNKxCONTEXT of graphs of fixed shapes; None: one graph for every length.
     """
 
     preset: str | None = None
@@ -127,6 +128,7 @@ class ConversionRequest:
     exclude: Sequence[str] = field(
         default=(), metadata={"purpose": "the products of an int8 graph"}
     )
+    static: str | None = field(default=None, metadata={"purpose": "ONNX graphs of fixed shapes"})
 
     def as_plan(self, preset: Callable[[str], Plan], default: str) -> Plan:
         """The plan that is asked for, which remembers the words of the user.

@@ -29,7 +29,7 @@ from kanna.conversion.guidance import read_guidance
 from kanna.conversion.nbits_sizes import NBitsSizes, side_files
 from kanna.encodings.grouped.nbits import parse
 from kanna.formats import safetensors
-from kanna.formats.onnx import FORMAT, build
+from kanna.formats.onnx import FORMAT, build, static_shapes
 from kanna.formats.stream import WriteResult, replacing
 from kanna.model import Model, num_weights
 from kanna.plan import onnx as presets
@@ -52,6 +52,8 @@ class NBitsConversion:
             device=request.device,
         )
         self.sizes = NBitsSizes(source, model, guidance)
+        self.shape = static_shapes.wanted(request.static, self.sizes.config)
+        self.sizes.static = self.shape and str(self.shape)
         self.plan = request.as_plan(self.sizes.preset, presets.DEFAULT)
         self.nodes = self.sizes.nodes(self.plan)
         self.sized = self.sizes.sized_nodes(self.nodes)
@@ -120,6 +122,8 @@ class NBitsConversion:
                 shutil.copy(path, there)
             if examination is not None:
                 notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
+            if self.shape is not None:
+                static_shapes.fix(made, self.shape)
         return replace(folder_written(self.out, started, peak), notes=notes)
 
     def folder_bytes(self, graph: Path) -> int:

@@ -84,6 +84,8 @@ class NBitsSizes:
         """Look at a model; `graph` is a folder that `NBitsConversion.build` made."""
         self.source, self.model, self.guidance, self._graph = source, model, guidance, graph
         self.tied = HEAD not in model.tensors
+        self.static: str | None = None
+        """CHUNKxCONTEXT of graphs of fixed shapes, which the command that makes them says."""
 
     @cached_property
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
@@ -252,7 +254,8 @@ class NBitsSizes:
         elif option:
             options[option] = value
         guidance = {k: v for k, v in self.guidance.options.items() if k != "imatrix"}
-        return provenance.command(self.source, {**options, **guidance})
+        options = {**options, **guidance, "static": self.static}
+        return provenance.command(self.source, options)
 
     def properties(self, plan: Plan, nodes: NodePlan) -> dict[str, str]:
         """What the graph says of how it was made."""

@@ -19,6 +19,7 @@ from kanna.conversion.onnx_float import FloatConversion, sized_whole
 from kanna.errors import UsageError
 from kanna.families import load_decoder
 from kanna.formats.onnx import build, encoder
+from kanna.formats.onnx.static_shapes import StaticShape
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
 from kanna.plan.onnx_derived import DERIVED
@@ -39,6 +40,11 @@ class ONNXSizes(NBitsSizes):
 def begin(source: Source, out: Path | None, request: ConversionRequest) -> Conversion:
     """The conversion that a preset, an encoding or a plan asks for."""
     if encoder.is_encoder(source.config):
+        if request.static is not None:
+            raise UsageError(
+                "--static is for a decoder, which reads a prompt in chunks",
+                expected="a model that predicts tokens",
+            )
         return EncoderConversion(source, out, request)
     model = load_decoder(source)
     if request.preset in DERIVED:
@@ -49,7 +55,9 @@ def begin(source: Source, out: Path | None, request: ConversionRequest) -> Conve
 
 
 def check(request: ConversionRequest) -> None:
-    """UsageError for patterns where no int8 graph is made, or that are no regular expressions."""
+    """UsageError for shapes that are none, and for patterns that no graph is made by."""
+    if request.static is not None:
+        StaticShape.parse(request.static)
     patterns = (*request.include, *request.exclude)
     if patterns and (request.preset not in DERIVED or not DERIVED[request.preset].int8):
         able = ", ".join(f"onnx:{name}" for name, derived in DERIVED.items() if derived.int8)
@@ -68,7 +76,17 @@ def check(request: ConversionRequest) -> None:
 
 CONVERSION = Converter(
     summary="Conversion to an ONNX folder for onnxruntime-genai",
-    takes=("preset", "encoding", "plan", "statistics", "method", "device", "include", "exclude"),
+    takes=(
+        "preset",
+        "encoding",
+        "plan",
+        "statistics",
+        "method",
+        "device",
+        "include",
+        "exclude",
+        "static",
+    ),
     begin=begin,
     sizes=ONNXSizes,
     extra="onnx",

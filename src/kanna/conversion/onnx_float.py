@@ -25,7 +25,7 @@ from kanna.conversion.base import (
 from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.errors import UsageError
 from kanna.formats import safetensors
-from kanna.formats.onnx import FORMAT, build
+from kanna.formats.onnx import FORMAT, build, static_shapes
 from kanna.formats.stream import WriteResult, replacing
 from kanna.model import Model, Tensor, num_weights
 from kanna.plan import onnx as presets
@@ -82,6 +82,7 @@ class FloatConversion:
         build.preflight(folder.config, self.tensors)
         extras = build.extras(model.config, families.end_ids(model))
         self.config = with_dtype(folder.config | extras, "float32")
+        self.shape = static_shapes.wanted(request.static, self.config)
         self.command = provenance.command(
             source,
             {
@@ -89,6 +90,7 @@ class FloatConversion:
                 "preset": self.preset,
                 "include": ",".join(request.include) or None,
                 "exclude": ",".join(request.exclude) or None,
+                "static": self.shape and str(self.shape),
             },
         )
 
@@ -133,6 +135,8 @@ class FloatConversion:
             )
             self.finish(made, scratch, options)
             notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
+            if self.shape is not None:
+                static_shapes.fix(made, self.shape)
         return replace(folder_written(self.out, started, peak), notes=notes)
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:

@@ -21,6 +21,7 @@ from kanna.runtimes.isolation import IsolatedEncoder, IsolatedEngine
 if TYPE_CHECKING:
     from kanna.runtimes.onnx_encoder import OnnxEncoder
     from kanna.runtimes.onnx_engine import OnnxEngine
+    from kanna.runtimes.onnx_static_engine import StaticOnnxEngine
 
 
 def library() -> Any:
@@ -95,7 +96,7 @@ class OnnxRuntime:
         context: int = 4096,
         threads: int | None = None,
         gpu_layers: int | None = None,
-    ) -> OnnxEngine | IsolatedEngine:
+    ) -> OnnxEngine | StaticOnnxEngine | IsolatedEngine:
         """Load a decoder's folder on the CPU, in a process of its own.
 
         Raises MissingError, FormatError, UsageError.
@@ -118,8 +119,10 @@ class OnnxRuntime:
             options = {"context": context, "threads": threads}
             return IsolatedEngine(self.name, self.title, path, options)
         from kanna.runtimes.onnx_engine import OnnxEngine
+        from kanna.runtimes.onnx_static_engine import StaticOnnxEngine
 
-        return OnnxEngine(library(), path, folder, context=context, threads=threads)
+        engine = StaticOnnxEngine if folder.prefill else OnnxEngine
+        return engine(library(), path, folder, context=context, threads=threads)
 
     def open_encoder(
         self, path: str | Path, *, threads: int | None = None

@@ -118,8 +118,9 @@ def prompts(engine: Engine, model: Model) -> list[Prompt]:
     """A short prompt, and a long one that goes beyond the sliding window if the model has one."""
     window = model.whole("{arch}.attention.sliding_window", 0)
     trained = model.whole("{arch}.context_length", 0) or 2048
+    trained = min(trained, engine.trained_context or trained)
     target = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
-    length = max(_SHORT, min(target, trained, _LONGEST))
+    length = min(trained, max(_SHORT, min(target, _LONGEST)))
     once = engine.tokenize(TEXT, add_bos=True)
     # Repetition would let the model copy: the sentences are taken in a new order each time.
     parts = [p + ". " for p in TEXT.split(". ")]

@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     help="Patterns of products an int8 ONNX graph leaves float.",
 )
 @click.option(
+    "--static",
+    metavar="CHUNKxCONTEXT",
+    help="ONNX graphs of fixed shapes, as NPUs need them: one that reads so many tokens of a "
+    "prompt, one that reads a token, and a cache of so many positions, such as 64x2048.",
+)
+@click.option(
     "--adapter",
     type=options.FILE,
     help="Write this LoRA adapter alone, for a runtime to apply beside SRC (`kanna merge` merges).",

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, shown, text, whole
+from kanna._util.typed import (
+    FLAG,
+    IDS,
+    LAYERS,
+    OBJECT,
+    FieldKind,
+    TypedObject,
+    listed,
+    shown,
+    text,
+    whole,
+)
 from kanna.errors import FormatError
 from kanna.formats import folder_files
 from kanna.formats.onnx import graph_sizes
@@ -38,6 +49,7 @@ _DECODER: Mapping[str, FieldKind[Any]] = {
     "outputs": OBJECT,
 }
 _MOST_GRAPH = 2 << 30
+_MOST_STAGES = 64
 _DIGITS = 10
 """Fewer than these in the number of tokens of a context."""
 _LIBRARIES = ("custom_ops_library",)
@@ -50,14 +62,16 @@ class Folder:
     """The files of an ONNX folder.
 
     Attributes:
-        graph: The model's file.
+        graph: The model's file; of graphs of fixed shapes, the one that reads a token.
         data: Files of its external data.
         model: That part of genai_config.json, {} of an encoder.
+        prefill: Of graphs of fixed shapes, the one that reads a chunk of a prompt.
     """
 
     graph: Path
     data: list[Path]
     model: dict[str, Any]
+    prefill: Path | None = None
 
     @property
     def decoder(self) -> dict[str, Any]:
@@ -67,7 +81,8 @@ class Folder:
     @property
     def nbytes(self) -> int:
         """Bytes of the graph and its data."""
-        return sum(p.stat().st_size for p in {self.graph, *self.data})
+        graphs = {self.graph, *([self.prefill] if self.prefill else [])}
+        return sum(p.stat().st_size for p in {*graphs, *self.data})
 
 
 def is_onnx(path: Path) -> bool:
@@ -86,13 +101,38 @@ def read_folder(path: Path) -> Folder:
     Raises FormatError when one is missing, too short, or outside the folder.
     """
     model: dict[str, Any] = {}
-    name = "model.onnx"
+    names = ["model.onnx"]
     if (path / GENAI).is_file():
         described = genai_model(path)
-        model, name = dict(described.values), described.part("decoder").need("filename", text(255))
+        model, names = dict(described.values), graph_names(described.part("decoder"))
     check_names(path)
-    graph = folder_files.named(path, name)
-    return Folder(graph=graph, data=_external(graph), model=model)
+    graphs = [folder_files.named(path, name) for name in names]
+    data = sorted({file for graph in graphs for file in _external(graph)})
+    prefill = graphs[1] if len(graphs) > 1 else None
+    return Folder(graph=graphs[0], data=data, model=model, prefill=prefill)
+
+
+def graph_names(decoder: TypedObject) -> list[str]:
+    """The file of a decoder's graph; of a pipeline, that for one token, then that for a chunk.
+
+    Raises:
+        FormatError: It is a pipeline of other stages.
+    """
+    if "pipeline" not in decoder:
+        return [decoder.need("filename", text(255))]
+    stages = [
+        TypedObject.of(stage, decoder.file, _AGAIN)
+        for stages in decoder.need("pipeline", listed(OBJECT, _MOST_STAGES))
+        for stage in stages.values()
+    ]
+    by_use = {s.get("run_on_prompt", FLAG, True): s.need("filename", text(255)) for s in stages}
+    if len(stages) != len(by_use) or len(by_use) < len((True, False)):
+        raise FormatError(
+            f"{decoder.file} has a pipeline of other stages than one for a prompt and one for a"
+            " token",
+            expected="a folder that `kanna convert --static` wrote",
+        )
+    return [by_use[False], by_use[True]]
 
 
 def genai_model(path: Path) -> TypedObject:
@@ -104,7 +144,8 @@ def genai_model(path: Path) -> TypedObject:
     try:
         model = read_object(path / GENAI, _AGAIN).part("model")
         decoder = model.part("decoder")
-        decoder.need("filename", text(255))
+        if "pipeline" not in decoder:
+            decoder.need("filename", text(255))
         for part, kinds in ((model, _MODEL), (decoder, _DECODER)):
             for key, kind in kinds.items():
                 part.get(key, kind, None)

@@ -26,6 +26,11 @@ def _described(artefact: Artefact) -> tuple[dict[str, Any], dict[str, str]]:
         )
     genai = read_object(path).part("model")
     decoder = genai.part("decoder")
+    if "pipeline" in decoder:
+        raise UnsupportedError(
+            f"{artefact.name} has graphs of fixed shapes, which transformers.js does not run",
+            expected="a folder that `kanna convert` wrote without --static",
+        )
     graph = decoder.get("filename", text(256), "model.onnx")
     place = f"{artefact.place}/"
     inside = sorted(p.removeprefix(place) for p in artefact.files)

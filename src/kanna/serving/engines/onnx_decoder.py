@@ -53,6 +53,12 @@ class OnnxDecoder:
         check_names(folder, graphs=True)
         self.config = genai_model(folder).values
         decoder = self.config["decoder"]
+        if "pipeline" in decoder:
+            raise FormatError(
+                f"{folder} has graphs of fixed shapes, which run one text at a time",
+                expected="a folder that `kanna convert` wrote without --static",
+                todo="run this one with `kanna generate`, or with onnxruntime-genai",
+            )
         onnxruntime.disable_telemetry_events()
         self._session: Any = session(onnxruntime, folder / decoder["filename"], threads)
         self._adapters = OnnxAdapters(onnxruntime, self._session, adapters)
