@@ -19,7 +19,7 @@ from helpers.gateway_process import Running, kanna, start, stop
 from helpers.gateways import until
 
 import kanna as library
-from kanna.errors import UsageError
+from kanna.errors import SourceError, UsageError
 from kanna.serving.metrics import Metrics
 from kanna.serving.pool import ModelPool
 from kanna.serving.settings import GatewaySettings, ModelSpec
@@ -205,5 +205,5 @@ def test_one_draft_is_enough(artefacts: dict[str, Path], tmp_path: Path) -> None
     with pytest.raises(UsageError, match="takes no draft model"):
         ModelPool([spec], GatewaySettings(context=256), Metrics())
     spec = ModelSpec(name="m", path=artefacts["mlx"], adapters=[file])
-    with pytest.raises(UsageError, match="takes no adapters"):
+    with pytest.raises(SourceError, match="is a file"):
         ModelPool([spec], GatewaySettings(context=256), Metrics())

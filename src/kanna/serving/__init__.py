@@ -69,8 +69,9 @@ def serve(
         engine_memory: Bytes one engine may take, besides the mapped file of its weights, before it
             is started again; None: twice what its model is reckoned to need, and 2 GiB.
         threads: Of each engine; None: one per physical core.
-        adapter: LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1
-            until switched.
+        adapter: LoRA adapters, in GGUF beside a GGUF, `.onnx_adapter` beside an ONNX folder,
+            folders of mlx-lm or PEFT beside an MLX folder, as NAME=FILE or FILE for the first
+            model; of scale 1 until switched.
         draft: Small GGUF files of the same vocabulary that guess ahead (speculative decoding),
             named as adapters are.
         mmproj: Vision towers of GGUF files, with which chats may have pictures, named as adapters

@@ -90,7 +90,7 @@ def add_companions(
 
     Args:
         specs: The models.
-        adapters: FILE for the first model, or NAME=FILE.
+        adapters: FILE or folder for the first model, or NAME=FILE.
         drafts: The same.
         towers: The same.
         offline: Use only what is on this machine already.
@@ -124,7 +124,8 @@ def _companions(
         if spec is None:
             raise UsageError(f"the {kind} {reference} is for {name!r}", expected=_names(specs))
         file = locate(reference, offline=offline)
-        if not file.is_file():
+        # An adapter of mlx-lm is a folder; which of both an engine takes, it says itself.
+        if not (file.is_file() or (kind == "adapter" and file.is_dir())):
             raise NotFoundError(f"the {kind} {absent(file)}")
         yield spec, file
 

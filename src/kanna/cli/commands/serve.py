@@ -60,7 +60,8 @@ if TYPE_CHECKING:
 @click.option(
     "--adapter",
     multiple=True,
-    help="A LoRA adapter, in GGUF or .onnx_adapter: FILE for the first model, or NAME=FILE.",
+    help="A LoRA adapter, in GGUF, .onnx_adapter or a folder beside MLX: FILE for the first model, "
+    "or NAME=FILE.",
 )
 @click.option(
     "--draft",

@@ -1,10 +1,14 @@
-"""Jobs of the MLX engine, in mlx-lm's BatchGenerator: they come and go between any two steps."""
+"""Jobs of the MLX engine, in mlx-lm's BatchGenerator: they come and go between any two steps.
+
+Jobs of the same adapters are in one generator, and each generator takes a step in turn.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,27 @@ from kanna.serving.engines._jobs import (
     GenerationJob,
     SamplingParameters,
 )
+from kanna.serving.engines._mlx_adapters import MlxAdapters
 from kanna.serving.engines._sampler import COLDEST, set_logprobs
 from kanna.serving.engines.base import EngineConfig
 
 PREFILL = 512
 """Prompt tokens read at a time."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _SharedJobs:
+    """Jobs of the same adapters.
+
+    Attributes:
+        generator: mlx-lm's.
+        jobs: By the number that it gave them.
+        failed: Jobs whose grammar could not go on.
+    """
+
+    generator: Any
+    jobs: dict[int, GenerationJob] = field(default_factory=dict[int, GenerationJob])
+    failed: dict[int, Exception] = field(default_factory=dict[int, Exception])
 
 
 class MlxBatch:
@@ -50,60 +70,99 @@ class MlxBatch:
             raise FormatError(f"mlx-lm cannot load {folder}: {error}") from error
         self.vocab_size = int({**config_json, **config_json.get("text_config", {})}["vocab_size"])
         self.context, self.slots = config.context, config.slots
-        self._new_batch()
+        self._adapters = MlxAdapters(self._model, [Path(path) for path in config.adapters])
+        self._shared: dict[AdapterScales, _SharedJobs] = {}
+        self._waiting: deque[GenerationJob] = deque()
 
-    def _new_batch(self) -> None:
-        self._batch: Any = self._lm.BatchGenerator(
+    def _generator(self) -> Any:
+        return self._lm.BatchGenerator(
             self._model,
             completion_batch_size=self.slots,
             prefill_batch_size=min(self.slots, 8),
             prefill_step_size=PREFILL,
         )
-        self._jobs: dict[int, GenerationJob] = {}
-        self._failed: dict[int, Exception] = {}  # jobs whose grammar could not go on
 
     @property
     def pending(self) -> int:
         """Jobs under way or waiting."""
-        return len(self._jobs)
+        return self._running + len(self._waiting)
+
+    @property
+    def _running(self) -> int:
+        return sum(len(shared.jobs) for shared in self._shared.values())
 
     def add(self, job: GenerationJob) -> None:
         """Take a job in, to begin when there is a slot."""
+        self._waiting.append(job)
+        for _, error in self._admit():  # where a slot was free, none but this one waited
+            if isinstance(error, Exception):
+                raise error
+
+    def _admit(self) -> list[tuple[GenerationJob, GeneratedToken | Exception]]:
+        """Begin jobs that wait, as long as there are slots; those that cannot, with the reason."""
+        refused: list[tuple[GenerationJob, GeneratedToken | Exception]] = []
+        while self._waiting and self._running < self.slots:
+            job = self._waiting.popleft()
+            try:
+                self._begin(job)
+            except Exception as error:
+                refused.append((job, error))
+        return refused
+
+    def _begin(self, job: GenerationJob) -> None:
+        shared = self._shared.get(job.adapters)
+        if shared is None:
+            shared = self._shared[job.adapters] = _SharedJobs(generator=self._generator())
         stop = (
             self._lm.StopSequences([[token] for token in job.end_ids])
             if job.end_ids
             else self._lm.StopSequences()
         )
-        [uid] = self._batch.insert(
+        [uid] = shared.generator.insert(
             [job.ids],
             max_tokens=[job.max_tokens],
             samplers=[self._sampler(job.sampling)],
             logits_processors=[self._processors(job)],
             stop_sequences=[stop],
         )
-        self._jobs[uid], job.state = job, uid
+        shared.jobs[uid], job.state = job, uid
 
     def remove(self, job: GenerationJob) -> None:
         """Forget a job; one that is not there is no error."""
-        if self._jobs.pop(job.state, None) is not None:
-            self._batch.remove([job.state])
+        if job in self._waiting:
+            self._waiting.remove(job)
+        shared = self._shared.get(job.adapters)
+        if shared is not None and shared.jobs.get(job.state) is job:
+            del shared.jobs[job.state]
+            shared.generator.remove([job.state])
 
     def step(self) -> list[tuple[GenerationJob, GeneratedToken | Exception]]:
         """The next token of each job that has one."""
+        tokens = self._admit()
+        for adapters in list(self._shared):
+            tokens += self._step(adapters)
+        self._shared = {a: shared for a, shared in self._shared.items() if shared.jobs}
+        return tokens
+
+    def _step(
+        self, adapters: AdapterScales
+    ) -> list[tuple[GenerationJob, GeneratedToken | Exception]]:
+        """A step of the jobs that share their adapters."""
+        shared = self._shared[adapters]
+        self._adapters.switch(adapters)
         try:
-            _, responses = self._batch.next()
+            _, responses = shared.generator.next()
         except Exception as error:
             # One job's options can be wrong for the model: those in the batch get the error, the
             # next ones are served.
-            jobs = list(self._jobs.values())
-            self._new_batch()
-            return [(job, error) for job in jobs]
+            del self._shared[adapters]
+            return [(job, error) for job in shared.jobs.values()]
         tokens: list[tuple[GenerationJob, GeneratedToken | Exception]] = []
         for response in responses:
-            job = self._jobs.get(response.uid)
+            job = shared.jobs.get(response.uid)
             if job is None:
                 continue
-            if error := self._failed.pop(response.uid, None):
+            if error := shared.failed.pop(response.uid, None):
                 self.remove(job)
                 tokens.append((job, error))
                 continue
@@ -114,15 +173,16 @@ class MlxBatch:
                 logprobs = np.array(response.logprobs.astype(self._mx.float32))
                 set_logprobs(token, logprobs, job.top)
             if token.finish_reason:
-                del self._jobs[response.uid]
+                del shared.jobs[response.uid]
             tokens.append((job, token))
         return tokens
 
     def score(self, ids: Sequence[int], adapters: AdapterScales) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
         cache = self._caches.make_prompt_cache(self._model)
-        with self._mx.stream(self._batch.stream):
+        with self._mx.stream(self._lm.generation_stream):
             for start in range(0, len(ids), PREFILL):
+                self._adapters.switch(adapters)
                 logits = self._model(
                     self._mx.array([list(ids[start : start + PREFILL])]), cache=cache
                 )
@@ -194,7 +254,7 @@ class MlxBatch:
                 calls[0] += 1
                 mask = mx.array(grammar.allowed(logits.shape[-1]))
             except Exception as error:
-                self._failed[job.state] = error  # the others in the batch go on
+                self._shared[job.adapters].failed[job.state] = error  # the others go on
                 return logits
             return mx.where(mask, logits, -float("inf"))
 

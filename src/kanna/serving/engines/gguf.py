@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
-from kanna.errors import KannaError, MissingError, UnsupportedError
+from kanna.errors import KannaError, MissingError, UnsupportedError, UsageError
 from kanna.formats.file_states import State, state
 from kanna.libllama import builds, installed
 from kanna.serving.engines.base import (
@@ -285,6 +285,20 @@ def _run_xllamacpp(config: EngineConfig) -> None:
     threading.Event().wait()
 
 
+def check_adapter(_: Path, adapter: Path) -> None:
+    """Refuse a folder; what a file holds llama.cpp says itself.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if adapter.is_dir():
+        raise UsageError(
+            f"{adapter} is a folder",
+            expected="an adapter in GGUF beside a GGUF",
+            todo=f"write it: kanna convert SRC --adapter {adapter} -o NAME.gguf",
+        )
+
+
 def _adapter(library: Any, path: str) -> Any:
     adapter = library.CommonAdapterLoraInfo()
     adapter.path, adapter.scale = path, 1.0
@@ -364,6 +378,7 @@ ENGINE = ServingEngine(
     vocab_size=vocab_size,
     probe="/slots",
     takes_adapters=True,
+    check_adapter=check_adapter,
     takes_draft=True,
     check_tower=check_tower,
     constraint_trial=constraint_trial,

@@ -45,10 +45,26 @@ def memory(config: EngineConfig) -> EngineMemory:
     shape = cache_shape(model)
     token_bytes = 2 * shape.heads * shape.head_size
     return EngineMemory(
-        weights=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        weights=sum(
+            file.stat().st_size
+            for each in (folder, *map(Path, config.adapters))
+            for file in each.glob("*.safetensors")
+        ),
         cache=token_bytes * config.context * (config.slots + 1),
         buffers=2 * 4 * _BUFFER_ROWS * model.get("vocab_size", whole(), 0),
     )
+
+
+def check_adapter(_: Path, adapter: Path) -> None:
+    """Refuse what cannot be switched beside a model; its shapes are held to it when it is loaded.
+
+    Raises:
+        SourceError: It is no adapter of mlx-lm or PEFT.
+        UsageError: It is no plain LoRA.
+    """
+    from kanna.serving.engines._mlx_adapters import open_switched  # reads headers of tensors
+
+    open_switched(adapter)
 
 
 def run(config: EngineConfig) -> None:
@@ -73,6 +89,8 @@ ENGINE = ServingEngine(
     unneeded=UNUSED_BY_MLX,
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
+    takes_adapters=True,
+    check_adapter=check_adapter,
     constraint_trial=_guidance_trial.prepare,
     accepts=accepts,
     missing=missing,
