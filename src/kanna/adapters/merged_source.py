@@ -1,7 +1,4 @@
-"""A source with adapters merged into it: float32, row block by row block, nothing read ahead.
-
-Sums go over the rank one by one, without a BLAS: the bytes are the same on every machine.
-"""
+"""A source with adapters merged into it: float32, row block by row block, nothing read ahead."""
 
 from __future__ import annotations
 
@@ -12,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from kanna.adapters.base import LoraAdapter, LowRank, NewRows
+from kanna.adapters.base import LoraAdapter, NewRows
+from kanna.adapters.low_rank import RecentFactors, added, stretch
 from kanna.adapters.placing import EMBEDDING, HEAD, Change, check_base, place
-from kanna.errors import FormatError, UnsupportedError
+from kanna.errors import UnsupportedError
 from kanna.families import text_name
 from kanna.formats.base import FLOATS
 from kanna.model import F32, U8, Tensor, num_weights
 from kanna.sources import Source
 from kanna.tokenizer.files import NAMES, TOKENIZER
 
-_AT_ONCE = 1 << 15
-"""Values of a row block that are worked on together: they stay in the cache of a core."""
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
@@ -34,6 +30,7 @@ class Merged:
     name: str
     inner: Tensor
     change: Change
+    recent: RecentFactors
     shape: tuple[int, ...] = field(init=False)
     dtype: str = field(init=False)
 
@@ -49,15 +46,17 @@ class Merged:
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32 [stop - start, columns]."""
-        x = np.array(self.inner.rows(start, stop), dtype=np.float32)
+        x = self.inner.rows(start, stop)
+        if self.change.rows or self.change.added:  # which are put into it, and it may be the file's
+            x = np.array(x, dtype=np.float32)
         for rows in self.change.rows:
             _put(x, rows, start, stop)
         for vector, factor in self.change.added:
             x += vector.rows(0, 1) * np.float32(factor)
         for low_rank, weight in self.change.low_rank:
-            _add(x, low_rank, weight, start, stop)
+            x = added(x, self.recent.of(low_rank), low_rank.scale * weight, start)
             if low_rank.magnitude is not None:
-                _stretch(x, low_rank.magnitude, start, stop)
+                stretch(x, low_rank.magnitude, start, stop)
         return x
 
     def raw(self, start: int, stop: int) -> U8 | None:
@@ -69,44 +68,6 @@ def _put(x: F32, rows: NewRows, start: int, stop: int) -> None:
     for at, place_ in enumerate(rows.places):
         if start <= place_ < stop:
             x[place_ - start] = rows.values.rows(at, at + 1)[0]
-
-
-def _add(x: F32, change: LowRank, weight: float, start: int, stop: int) -> None:
-    """Add the change of rows [start, stop) to `x`."""
-    left, right = change.left.rows(start, stop), change.right.rows(0, change.rank)
-    _refuse_nonfinite(left, right)
-    factor = np.float32(change.scale * weight)
-    step = max(1, _AT_ONCE // max(1, x.shape[1]))
-    delta, term = (np.empty((min(step, len(x)), x.shape[1]), np.float32) for _ in range(2))
-    for first in range(0, len(x), step):
-        part = x[first : first + step]
-        d, t = delta[: len(part)], term[: len(part)]
-        d.fill(0.0)
-        for k in range(change.rank):
-            np.multiply(left[first : first + step, k, None], right[k], out=t)
-            np.add(d, t, out=d)
-        np.multiply(d, factor, out=d)
-        np.add(part, d, out=part)
-
-
-def _stretch(x: F32, magnitude: Tensor, start: int, stop: int) -> None:
-    """Give each row the length that DoRA trained for it."""
-    if len(magnitude.shape) == 1 or magnitude.shape[0] == 1:
-        wanted = magnitude.rows(0, 1)[0, start:stop]
-    else:
-        wanted = magnitude.rows(start, stop)[:, 0]
-    _refuse_nonfinite(wanted)
-    length = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1)).astype(np.float32)
-    x *= (wanted / np.maximum(length, np.finfo(np.float32).tiny))[:, None]
-
-
-def _refuse_nonfinite(*arrays: F32) -> None:
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise FormatError(
-            "the adapter holds NaN or infinite values",
-            expected="finite values",
-            todo="train it again, with a lower learning rate or in bfloat16",
-        )
 
 
 def merged_source(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> Source:
@@ -149,10 +110,11 @@ def merged_source(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> 
                 "head and embedding, one matrix in the base, are changed each by itself: the "
                 "merged model has both"
             )
+    recent = RecentFactors()
     for name, change in changes.items():
         inner = change.replaced or tensors[names[name]]
         plain = not (change.low_rank or change.added or change.rows)  # its bytes stay as they are
-        tensors[names[name]] = inner if plain else Merged(names[name], inner, change)
+        tensors[names[name]] = inner if plain else Merged(names[name], inner, change, recent)
     files, more = _files(source, [a for a, _ in adapters])
     return replace(
         source,

@@ -1,0 +1,104 @@
+"""The arithmetic of low-rank changes: blocks of rows, in float32, sums in one order everywhere.
+
+Sums go over the rank one by one, without a BLAS: the bytes are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from kanna.adapters.base import Factor, LowRank
+from kanna.errors import FormatError
+from kanna.model import F32, Tensor
+
+_AT_ONCE = 1 << 15
+"""Values of a row block that are worked on together: they stay in the cache of a core."""
+_MOST = 4
+"""Changes whose factors are in memory: threads work on row blocks of neighbouring tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Both factors of a change, all of them: left [rows, rank], right [rank, columns]."""
+
+    left: F32
+    right: F32
+
+
+class RecentFactors:
+    """Factors of the changes that were asked for last: a file is read once, not for every block."""
+
+    def __init__(self) -> None:
+        self._lock, self._kept = Lock(), OrderedDict[int, tuple[LowRank, Factors]]()
+
+    def of(self, change: LowRank) -> Factors:
+        """The factors of a change.
+
+        Raises:
+            FormatError: A value of them is NaN or infinite.
+        """
+        with self._lock:
+            if (held := self._kept.get(id(change))) is not None:
+                self._kept.move_to_end(id(change))
+                return held[1]
+        factors = Factors(_whole(change.left), _whole(change.right))
+        refuse_nonfinite(factors.left, factors.right)
+        with self._lock:
+            self._kept[id(change)] = change, factors  # which keeps the change, and so its number
+            while len(self._kept) > _MOST:
+                self._kept.popitem(last=False)
+        return factors
+
+
+def _whole(factor: Factor) -> F32:
+    return np.require(factor.rows(0, factor.shape[0]), np.float32, ["C", "A"])
+
+
+def added(x: F32, factors: Factors, factor: float, start: int) -> F32:
+    """Rows from `start` with their change: x + factor · left · right, a new array.
+
+    Args:
+        x: Rows of the base, float32 [rows, columns].
+        factors: Of the change.
+        factor: Its scale and weight.
+        start: Row of the matrix that `x` begins with.
+    """
+    left, right = factors.left[start : start + len(x)], factors.right
+    step, times = max(1, _AT_ONCE // max(1, x.shape[1])), np.float32(factor)
+    out = np.empty(x.shape, np.float32)
+    delta, term = (np.empty((min(step, len(x)), x.shape[1]), np.float32) for _ in range(2))
+    for first in range(0, len(x), step):
+        part = x[first : first + step]
+        d, t = delta[: len(part)], term[: len(part)]
+        d.fill(0.0)
+        for k in range(right.shape[0]):
+            np.multiply(left[first : first + step, k, None], right[k], out=t)
+            np.add(d, t, out=d)
+        np.multiply(d, times, out=d)
+        np.add(part, d, out=out[first : first + step])
+    return out
+
+
+def stretch(x: F32, magnitude: Tensor, start: int, stop: int) -> None:
+    """Give each of rows [start, stop) the length that DoRA trained for it, in place."""
+    if len(magnitude.shape) == 1 or magnitude.shape[0] == 1:
+        wanted = magnitude.rows(0, 1)[0, start:stop]
+    else:
+        wanted = magnitude.rows(start, stop)[:, 0]
+    refuse_nonfinite(wanted)
+    length = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1)).astype(np.float32)
+    x *= (wanted / np.maximum(length, np.finfo(np.float32).tiny))[:, None]
+
+
+def refuse_nonfinite(*arrays: F32) -> None:
+    """Raise FormatError where a value is NaN or infinite."""
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise FormatError(
+            "the adapter holds NaN or infinite values",
+            expected="finite values",
+            todo="train it again, with a lower learning rate or in bfloat16",
+        )
