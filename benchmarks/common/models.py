@@ -245,6 +245,15 @@ HOLLOW_CONFIG: dict[str, Any] = {
 """Llama-3-8B's, but for the number of layers."""
 
 
+HOLLOW_1B_CONFIG: dict[str, Any] = HOLLOW_CONFIG | {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+"""Llama-3.2-1B's, but for the number of layers."""
+
+
 HOLLOW_EXPERTS_CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
@@ -276,7 +285,13 @@ def hollow(layers: int = 32) -> Path:
     Its weights are bfloat16 zeros that take no disk.
     """
     folder = _cached(f"hollow-8b-{layers}")
-    return _hollow(folder, "llama3", HOLLOW_CONFIG, layers, _hollow_shapes(layers))
+    return _hollow(folder, "llama3", HOLLOW_CONFIG, layers, _llama_shapes(HOLLOW_CONFIG, layers))
+
+
+def hollow_1b(layers: int = 16) -> Path:
+    """The same in the shape of Llama-3.2-1B, or of its first layers."""
+    folder, config = _cached(f"hollow-1b-{layers}"), HOLLOW_1B_CONFIG
+    return _hollow(folder, "llama3", config, layers, _llama_shapes(config, layers))
 
 
 def hollow_experts(layers: int = 48) -> Path:
@@ -314,16 +329,20 @@ def _expert_shapes(layers: int) -> dict[str, list[int]]:
     return shapes
 
 
-def _hollow_shapes(layers: int) -> dict[str, list[int]]:
-    """Shapes of the weights of Llama-3-8B's first layers, embedding, head and last norm."""
-    shapes = {"model.embed_tokens": [128256, 4096], "lm_head": [128256, 4096], "model.norm": [4096]}
+def _llama_shapes(config: dict[str, Any], layers: int) -> dict[str, list[int]]:
+    """Shapes of the weights of a Llama's first layers, embedding, head and last norm."""
+    vocab, hidden, inner = (config[k] for k in ("vocab_size", "hidden_size", "intermediate_size"))
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes = {"model.embed_tokens": [vocab, hidden], "model.norm": [hidden]}
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head"] = [vocab, hidden]
     for i in range(layers):
         b = f"model.layers.{i}."
-        shapes |= {b + "self_attn.q_proj": [4096, 4096], b + "self_attn.o_proj": [4096, 4096]}
-        shapes |= {b + "self_attn.k_proj": [1024, 4096], b + "self_attn.v_proj": [1024, 4096]}
-        shapes |= {b + "mlp.gate_proj": [14336, 4096], b + "mlp.up_proj": [14336, 4096]}
-        shapes |= {b + "mlp.down_proj": [4096, 14336]}
-        shapes |= {b + "input_layernorm": [4096], b + "post_attention_layernorm": [4096]}
+        shapes |= {b + "self_attn.q_proj": [hidden, hidden], b + "self_attn.o_proj": [hidden] * 2}
+        shapes |= {b + "self_attn.k_proj": [keys, hidden], b + "self_attn.v_proj": [keys, hidden]}
+        shapes |= {b + "mlp.gate_proj": [inner, hidden], b + "mlp.up_proj": [inner, hidden]}
+        shapes |= {b + "mlp.down_proj": [hidden, inner]}
+        shapes |= {b + "input_layernorm": [hidden], b + "post_attention_layernorm": [hidden]}
     return shapes
 
 

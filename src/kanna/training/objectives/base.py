@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kanna.training.answer_nats import answer_nats
 from kanna.training.examples import Example, Examples
 from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
 
 _TOKENS = 2048
 """Of examples that an accelerator reads together."""
-_POSITIONS = 64
-"""Positions whose softmax is computed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,30 +124,19 @@ def held_out_nats(
     with torch.inference_mode():
         for group in _groups(examples, str(device)):
             longest = max(len(one.ids) for one in group)
-            given = [one.ids + [0] * (longest - len(one.ids)) for one in group]
-            more: dict[str, Any] = {}
+            short = [longest - len(one.ids) for one in group]
+            pairs = list(zip(group, short, strict=True))
+            given = {"input_ids": torch.tensor([one.ids + [0] * n for one, n in pairs])}
             if len(group) > 1:
-                mask = [[int(at < len(one.ids)) for at in range(longest)] for one in group]
-                more["attention_mask"] = torch.tensor(mask, device=device)
-            every = model(input_ids=torch.tensor(given, device=device), **more).logits
-            for one, logits in zip(group, every, strict=True):
-                labels = torch.tensor(one.labels[1:], device=device)
-                nats.append(_nats(logits[: len(labels)], labels))
+                masks = [[1] * len(one.ids) + [0] * n for one, n in pairs]
+                given["attention_mask"] = torch.tensor(masks)
+            labels = torch.tensor([one.labels + [UNLEARNED] * n for one, n in pairs])
+            moved = {name: value.to(device) for name, value in given.items()}
+            every = answer_nats(model, moved, labels.to(device))
+            counts = (labels[:, 1:] != UNLEARNED).sum(1).tolist()
+            nats.extend(float(part.sum(dtype=torch.float64)) for part in every.split(counts))
     model.train(training)
     return tuple(nats)
-
-
-def _nats(logits: Any, labels: Any) -> float:
-    """The sum over learned tokens, some positions at a time: their softmax takes memory, too."""
-    import torch
-
-    total = 0.0
-    for rows, targets in zip(logits.split(_POSITIONS), labels.split(_POSITIONS), strict=True):
-        kept = targets != UNLEARNED
-        total += float(
-            torch.nn.functional.cross_entropy(rows[kept].float(), targets[kept], reduction="sum")
-        )
-    return total
 
 
 def _groups(examples: Sequence[TokenizedExample], device: str) -> list[list[TokenizedExample]]:

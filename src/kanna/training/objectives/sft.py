@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.training import examples
+from kanna.training.answer_nats import answer_nats, by_position
 from kanna.training.examples import Example, Examples
 from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts, held_out_nats
 from kanna.training.settings import TrainingSettings
@@ -36,8 +37,24 @@ class Supervised:
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
+        class OfAnswers(SFTTrainer):
+            """Computes logits of the positions that are learned alone."""
+
+            def compute_loss(
+                self,
+                model: Any,
+                inputs: Any,
+                return_outputs: bool = False,
+                num_items_in_batch: Any = None,
+            ) -> Any:
+                given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+                nats = answer_nats(model, given, inputs["labels"])
+                count = len(nats) if num_items_in_batch is None else num_items_in_batch
+                loss = nats.sum() / max(1, int(count))
+                return (loss, None) if return_outputs else loss
+
         rows = [{"input_ids": one.ids, "labels": one.labels} for one in parts.training]
-        return SFTTrainer(
+        return (OfAnswers if by_position(parts.model) else SFTTrainer)(
             model=parts.model,
             args=SFTConfig(
                 **parts.arguments,
