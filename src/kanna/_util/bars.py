@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from kanna._util.peak_memory import Peak
@@ -31,6 +32,18 @@ def shown(progress: Progress | None) -> Progress:
     return Bars() if sys.stderr.isatty() else Silent()
 
 
+def beside(progress: Progress, name: str) -> Progress:
+    """Progress of one of several steps, shown beside that of the others.
+
+    Args:
+        progress: Where all of them report; one that shows a stage at a time shows none of them.
+        name: Of the step.
+    """
+    if isinstance(progress, Bars | Lines | NotebookLine):
+        return progress.beside(name)
+    return Silent()
+
+
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     interactive: Any = sys.modules.get("IPython")
@@ -45,11 +58,18 @@ class NotebookLine:
         self._stage, self._total, self._unit, self._done = "", None, "bytes", 0
         self._last, self._began = 0.0, time.monotonic()
         self._display: Any = None
+        self._label = ""
+
+    def beside(self, name: str) -> NotebookLine:
+        """A line below, for the stages of one of several steps."""
+        one = NotebookLine()
+        one._label = f"{name}: "
+        return one
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a stage of `total` units."""
-        self._stage, self._total, self._unit, self._done = stage, total, unit, 0
-        self._began = time.monotonic()
+        self._stage, self._total, self._unit = f"{self._label}{stage}", total, unit
+        self._done, self._began = 0, time.monotonic()
         self._draw("")
 
     def advance(self, amount: int, detail: str = "") -> None:
@@ -118,8 +138,14 @@ class Bars:
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self._peak = Peak() if memory else None
         self._task: Any = None
-        self._unit = "bytes"
+        self._unit, self._label = "bytes", ""
         self._before = before
+
+    def beside(self, name: str) -> Bars:
+        """A bar below, for the stages of one of several steps."""
+        one = copy(self)
+        one._task, one._peak, one._label = None, None, f"{name}: "
+        return one
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a stage of `total` units."""
@@ -128,7 +154,7 @@ class Bars:
             self._bars.remove_task(self._task)
         self._unit = unit
         blank: dict[str, Any] = {"amount": "", "rate": "", "memory": "", "detail": ""}
-        self._task = self._bars.add_task(visible(stage), total=total, **blank)
+        self._task = self._bars.add_task(visible(f"{self._label}{stage}"), total=total, **blank)
         self._bars.start()
 
     def advance(self, amount: int, detail: str = "") -> None:
@@ -151,7 +177,8 @@ class Bars:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
-        self._bars.stop()
+        if not self._bars.tasks:
+            self._bars.stop()
 
     def remark(self, text: str) -> None:
         """Show lines above the bars."""
@@ -170,13 +197,19 @@ class Lines:
     def __init__(self, *, before: Callable[[], None] = _nothing) -> None:
         self._before = before
         self._stage, self._total, self._unit = "", None, "bytes"
-        self._done = 0
+        self._done, self._label = 0, ""
         self._began = self._last = time.monotonic()
+
+    def beside(self, name: str) -> Lines:
+        """Lines about one of several steps, which begin with its name."""
+        one = Lines(before=self._before)
+        one._label = f"{name}: "
+        return one
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a stage of `total` units."""
         self._before()
-        self._stage, self._total, self._unit = stage, total, unit
+        self._stage, self._total, self._unit = f"{self._label}{stage}", total, unit
         self._done = 0
         self._began = self._last = time.monotonic()
 

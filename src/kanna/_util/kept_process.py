@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kanna._util.interpreter import module_command
-from kanna._util.processes import environment, mark_disposable, stand_in, working_folder
+from kanna._util.processes import (
+    end_all,
+    environment,
+    mark_disposable,
+    stand_in,
+    working_folder,
+)
 from kanna.errors import KannaError
 
 _IDLE_SECONDS = 20.0
@@ -28,16 +35,20 @@ class KeptProcess:
     """One child; a task at a time, a JSON object per line in and out.
 
     Args:
-        module: Whose `main` calls `serve`.
+        module: Whose `main` calls `serve` or `listen`.
+        variables: Added to its environment.
+        apart: Whether Ctrl-C in the terminal leaves it to us to interrupt it.
 
     Attributes:
         variables: The environment it was started with.
         last: When it answered last, by the monotonic clock.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(
+        self, module: str, *, variables: Mapping[str, str] | None = None, apart: bool = False
+    ) -> None:
         self.last = time.monotonic()
-        self.variables = environment()
+        self.variables = environment() | dict(variables or {})
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._child = subprocess.Popen(
             module_command(module),
@@ -47,18 +58,52 @@ class KeptProcess:
             text=True,
             encoding="utf-8",
             env=self.variables,
+            start_new_session=apart,
         )
 
     def ask(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """The answer to a task; None when the child ended over it."""
-        assert self._child.stdin is not None and self._child.stdout is not None
+        return self.answer() if self.send(task) else None
+
+    def send(self, task: Mapping[str, Any]) -> bool:
+        """Give it a task; False when it has ended."""
+        assert self._child.stdin is not None
         try:
             line = json.dumps({"folder": working_folder(), "task": task})
             self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def answer(self) -> dict[str, Any] | None:
+        """The next line that it answers; None when it has ended."""
+        assert self._child.stdout is not None
+        try:
             return json.loads(self._child.stdout.readline())
         except (OSError, ValueError):
             return None
+
+    def interrupt(self) -> None:
+        """Interrupt it as Ctrl-C would, where there is a way to; else end it."""
+        with suppress(OSError):
+            if os.name == "posix":
+                self._child.send_signal(signal.SIGINT)
+            else:
+                self._child.kill()
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it ends within some seconds."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._child.pid
 
     def alive(self) -> bool:
         """Whether it can be asked."""
@@ -66,8 +111,7 @@ class KeptProcess:
 
     def end(self) -> str:
         """End it; the last line that it printed about an error."""
-        self._child.kill()
-        self._child.wait()
+        end_all(self._child)
         for stream in (self._child.stdin, self._child.stdout):
             with suppress(OSError):
                 assert stream is not None
@@ -140,17 +184,34 @@ def serve(work: Callable[..., dict[str, Any]]) -> int:
 
     Whatever else prints goes to standard error.
     """
+
+    def once(answer: Callable[[dict[str, Any]], None], **task: Any) -> None:
+        answer(work(**task))
+
+    return listen(once)
+
+
+def listen(work: Callable[..., None]) -> int:
+    """The child's side of `KeptProcess`: work on one task after another until the parent is gone.
+
+    Args:
+        work: Gets what answers, as often as it likes, and the task as keyword arguments.
+    """
     mark_disposable()
     answers: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(tasks,), daemon=True).start()
+
+    def answer(what: dict[str, Any]) -> None:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
     with suppress(KeyboardInterrupt):
         while True:
             asked = json.loads(tasks.get())
             stand_in(asked["folder"])
-            answers.write(json.dumps(work(**asked["task"])) + "\n")
-            answers.flush()
+            work(answer, **asked["task"])
     return 130
 
 
@@ -164,7 +225,6 @@ def limited(seconds: float, memory: int | None = None) -> Generator[None]:
     """
     try:
         import resource
-        import signal
     except ImportError:  # Windows
         yield
         return

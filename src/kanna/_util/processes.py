@@ -101,14 +101,14 @@ def started(
         child.wait()
     finally:
         if child.poll() is None:
-            _kill(child)
+            end_all(child)
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 with suppress(OSError, ValueError):
                     stream.close()
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
+def end_all(child: subprocess.Popen[str]) -> None:
     """End a child with all that it started."""
     import psutil
 

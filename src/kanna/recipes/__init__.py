@@ -55,6 +55,8 @@ def run(
     on: str = executors.LOCAL,
     on_set: Mapping[str, object] | str | Sequence[str] | None = None,
     on_config: str | Path | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -77,6 +79,9 @@ def run(
             others start write their files into `out`, the current folder by default.
         on_set: Options of the executor, as a mapping or as texts such as `cpus=8`.
         on_config: A YAML file of such options.
+        jobs: Steps that run at a time at most, as memory allows: the executor's option `parallel`;
+            1: one after another.
+        threads: Threads that running steps share here: the executor's option `threads`.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
         remark: Called with a sentence about each step.
 
@@ -87,7 +92,9 @@ def run(
         MissingError: The executor needs an extra that is not here.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
-    place = Elsewhere(name=on, config=on_config, given=_options(on_set), changes=_changes(set))
+    place = Elsewhere(
+        name=on, config=on_config, given=_options(on_set, jobs, threads), changes=_changes(set)
+    )
     executor, settings = place.executor, place.options()
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     loaded = load(path, problems, place.changes)
@@ -206,7 +213,7 @@ def _search(
         manifest.importance = study.importance()
         _note_trials(study, manifest)
         manifest.finished = not study.left
-        manifest.inputs = list(first.inputs.used.values())
+        manifest.inputs = first.inputs.records
         manifest.seconds = round(time.perf_counter() - began, 3)
         first.save()
 
@@ -280,9 +287,13 @@ def _changes(given: Mapping[str, object] | str | Sequence[str] | None) -> dict[s
     return changes
 
 
-def _options(given: Mapping[str, object] | str | Sequence[str] | None) -> Mapping[str, object]:
+def _options(
+    given: Mapping[str, object] | str | Sequence[str] | None, jobs: int | None, threads: int | None
+) -> Mapping[str, object]:
     """Options of an executor, by name; texts are YAML."""
-    return given if isinstance(given, Mapping) else _changes(given)
+    own = {"parallel": jobs, "threads": threads}
+    named = given if isinstance(given, Mapping) else _changes(given)
+    return {**named, **{name: value for name, value in own.items() if value is not None}}
 
 
 def _steps(graph: RecipeGraph) -> list[tuple[str, str, Mapping[str, Value]]]:

@@ -56,6 +56,8 @@ class RecipeRun:
         tracked: The run at a tracking server.
         pool: Where steps run.
         stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
+            Each with the number of its step: it is for later ones alone, as in a run of one step
+            after another.
     """
 
     graph: RecipeGraph
@@ -70,7 +72,9 @@ class RecipeRun:
     earlier: dict[str, StepState] = field(default_factory=dict[str, StepState])
     number: int = 0
     states: dict[str, StepState] = field(default_factory=dict[str, StepState])
-    stops: list[dict[Axis, AxisValue]] = field(default_factory=list[dict[Axis, AxisValue]])
+    stops: list[tuple[int, dict[Axis, AxisValue]]] = field(
+        default_factory=list[tuple[int, dict[Axis, AxisValue]]]
+    )
 
     def execute(self) -> Manifest:
         """Run what must be run; returns the manifest, which is in the folder, too."""
@@ -93,7 +97,7 @@ class RecipeRun:
                     self.save()
             self._finish()
         finally:
-            self.manifest.inputs = list(self.inputs.used.values())
+            self.manifest.inputs = self.inputs.records
             self.manifest.seconds = round(time.perf_counter() - began, 3)
             self.save()
         return self.manifest
@@ -139,7 +143,7 @@ class RecipeRun:
         """The call of a step that must be run; None: its state says what became of it."""
         state = self.states[instance.id]
         with self._noting(state):
-            state.state, state.why = self._before(instance)
+            state.state, state.why = self._before(instance, number)
             if state.state == DONE:
                 return self._prepared(instance, state, number)
         return None
@@ -152,7 +156,7 @@ class RecipeRun:
                 state.state = DONE if record.error is None else FAILED
                 self._note(instance, state, record)
             if state.state in _READY:
-                self._after(instance)
+                self._after(instance, number)
         if state.error is not None:
             self.remark(f"{instance.id} failed: {state.error.found}")
         tracked.note_step(self.tracked, state, instance.options, (number, self.folder))
@@ -171,12 +175,15 @@ class RecipeRun:
                 else step_run.problem(error)
             )
 
-    def _before(self, instance: StepInstance) -> tuple[str, str]:
+    def _before(self, instance: StepInstance, number: int) -> tuple[str, str]:
         """Whether a step runs (`done`), or what becomes of it instead, and why."""
-        for stop in self.stops:
-            if not stop or (
-                stop.keys() <= instance.axes.keys()
-                and any(instance.axes[axis] != value for axis, value in stop.items())
+        for stopper, stop in self.stops:
+            if stopper < number and (
+                not stop
+                or (
+                    stop.keys() <= instance.axes.keys()
+                    and any(instance.axes[axis] != value for axis, value in stop.items())
+                )
             ):
                 return STOPPED, "an earlier step had reached its goal"
         step = self.graph.steps[instance.step]
@@ -192,10 +199,10 @@ class RecipeRun:
             return SKIPPED, f"not {when.text}"
         return DONE, ""
 
-    def _after(self, instance: StepInstance) -> None:
+    def _after(self, instance: StepInstance, number: int) -> None:
         stop = self.graph.steps[instance.step].conditions.get("stop_when")
         if stop is not None and stop.holds(self._values(instance, stop.names)):
-            self.stops.append(instance.axes)
+            self.stops.append((number, instance.axes))
 
     def _values(self, instance: StepInstance, names: tuple[str, ...]) -> dict[str, Operand]:
         """Values of the names in a condition."""

@@ -104,6 +104,11 @@ class RecipeInputs:
         """What an earlier run read."""
         return self._known.keys()
 
+    @property
+    def records(self) -> list[InputRecord]:
+        """What was read, by name: not in the order of steps that run beside each other."""
+        return [self.used[name] for name in sorted(self.used)]
+
     def record(self, given: str) -> InputRecord:
         """The record of a file, a folder or a model by name.
 

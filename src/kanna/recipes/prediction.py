@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanna.errors import KannaError
-from kanna.recipes import keys, records, step_run
+from kanna.recipes import keys, records, step_memory, step_run
 from kanna.recipes.execution import STEPS
 from kanna.recipes.graph import RecipeGraph, StepInstance
 from kanna.recipes.inputs import RecipeInputs
@@ -52,6 +52,7 @@ def plan(graph: RecipeGraph, folder: Path, inputs: RecipeInputs) -> list[Planned
         except (KannaError, OSError):
             pass  # a model that would have to be fetched
         predicted, why = _predicted(instance, graph)
+        predicted = replace(predicted, step_bytes=_memory(instance, graph))
         planned.append(
             PlannedStep(
                 id=instance.id,
@@ -66,6 +67,34 @@ def plan(graph: RecipeGraph, folder: Path, inputs: RecipeInputs) -> list[Planned
             )
         )
     return planned
+
+
+def _memory(instance: StepInstance, graph: RecipeGraph) -> int:
+    """Bytes that the step itself takes, where the models lie here; what others make is no larger.
+
+    The largest model that its steps read stands for what they make of it.
+    """
+    before = [instance, *(graph.instances[name] for name in _all_before(instance, graph))]
+    verb = graph.steps[instance.step].verb
+    read = {name: replaced(value, _none) for name, value in instance.options.items()}
+    weights = max(
+        step_memory.weights(
+            graph.steps[one.step].verb,
+            {name: replaced(value, _none) for name, value in one.options.items()},
+        )
+        for one in before
+    )
+    return verb.memory(read, weights)
+
+
+def _all_before(instance: StepInstance, graph: RecipeGraph) -> Iterator[str]:
+    for name in instance.upstream:
+        yield name
+        yield from _all_before(graph.instances[name], graph)
+
+
+def _none(_: StepOutput) -> str:
+    return ""
 
 
 def _predicted(instance: StepInstance, graph: RecipeGraph) -> tuple[Prediction, str]:

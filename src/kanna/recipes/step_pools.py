@@ -1,4 +1,4 @@
-"""Where the steps of a run are performed: here, one after another, or in a pool of an executor."""
+"""Where the steps of a run are performed: on this machine, or in a pool of an executor."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from kanna._util.progress import Progress, Silent
 from kanna.errors import KannaError
 from kanna.escaping import json_text
 from kanna.executors.base import Executor
+from kanna.executors.local import LocalOptions
 from kanna.executors.pools import StepPool, StepTask, TaskInput
-from kanna.recipes import records, step_run, verbs
+from kanna.recipes import records, step_run
 from kanna.recipes.document import Value
-from kanna.recipes.graph import StepInstance
 from kanna.recipes.inputs import parts, split_weight
 from kanna.recipes.records import StepRecord
 from kanna.recipes.step_run import StepCall
+from kanna.recipes.steps_beside import StepsBeside
 
 
 class StepsAtWork(Protocol):
@@ -133,13 +134,23 @@ def at_work(
         progress: Of steps that run here.
         remark: Is told about steps.
     """
-    here = StepsHere(progress, remark)
     if executor.pool is None:
-        yield here
+        room = options if isinstance(options, LocalOptions) else LocalOptions()
+        local = StepsBeside(
+            progress=progress,
+            remark=remark,
+            slots=room.slots,
+            threads=room.threads,
+            memory_bytes=int(room.memory_gb * 1e9),
+        )
+        try:
+            yield local
+        finally:
+            local.close()
         return
     pool = executor.pool(options, remark)
     try:
-        yield StepsAway(pool, here)
+        yield StepsAway(pool, StepsHere(progress, remark))
     finally:
         pool.close()
 
@@ -182,15 +193,13 @@ class StepAway:
             folder: Where it writes.
             places: What it reads, by its path there, and where that lies here.
         """
-        instance = StepInstance(
-            id=self.id, step=self.step, verb=self.verb, axes={}, options={}, upstream=()
-        )
-        call = StepCall(
-            instance=instance,
-            verb=verbs.get(self.verb),
+        call = StepCall.of(
+            name=self.id,
+            step=self.step,
+            verb=self.verb,
+            key=self.key,
             folder=folder,
             options={name: _placed(value, places) for name, value in self.options.items()},
-            key=self.key,
         )
         step_run.run(call, Silent(), _nothing)
         back = {str(folder): self.folder} | {here: there for there, here in places.items()}

@@ -18,7 +18,7 @@ from kanna._util.atomic import write_json, write_text
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
 from kanna.escaping import json_text
-from kanna.recipes import records
+from kanna.recipes import records, verbs
 from kanna.recipes.document import Value
 from kanna.recipes.graph import StepInstance
 from kanna.recipes.records import ErrorRecord, FileRecord, Plain, StepRecord
@@ -54,6 +54,30 @@ class StepCall:
     folder: Path
     options: Mapping[str, Value]
     key: str
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        step: str,
+        verb: str,
+        key: str,
+        folder: Path,
+        options: Mapping[str, Value],
+    ) -> StepCall:
+        """The call in a process that was told these things of it.
+
+        Args:
+            name: Of its folder.
+            step: Its name in the recipe.
+            verb: The verb's name.
+            key: Of everything that decides what it makes.
+            folder: Where it writes.
+            options: Of the verb.
+        """
+        instance = StepInstance(id=name, step=step, verb=verb, axes={}, options={}, upstream=())
+        return cls(instance=instance, verb=verbs.get(verb), folder=folder, options=options, key=key)
 
 
 def kept(folder: Path, key: str) -> StepRecord | None:

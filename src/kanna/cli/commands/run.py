@@ -51,6 +51,16 @@ if TYPE_CHECKING:
     help="Set an option of the executor, as YAML; can be repeated.",
 )
 @click.option("--on-config", type=options.FILE, help="A YAML file of such options.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Steps at a time at most, as memory allows. [default: one for every two cores]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads that the running steps share. [default: one per core]",
+)
 @options.offline
 @options.tracking
 def run_command(
@@ -168,13 +178,13 @@ def _draw_plan(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.cli.ui import table
 
-    columns = ("step", "of", "verb", "after", "state", "file>", "memory>", "last time>")
+    columns = ("step", "of", "verb", "after", "state", "file>", "memory>", "needs>", "last time>")
     rows = table(*columns)
     for step in data["planned"]:
         predicted = step["predicted"]
         sizes = [
             "" if predicted[key] is None else format_size(predicted[key])
-            for key in ("file_bytes", "memory_bytes")
+            for key in ("file_bytes", "memory_bytes", "step_bytes")
         ]
         seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f} s"
         cells = [step["step"], _axes(step), step["verb"], ", ".join(step["needs"])]

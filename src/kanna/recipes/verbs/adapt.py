@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from kanna.plan.gguf_mixes import MIXES
-from kanna.recipes.verbs.base import ADAPTER, MODEL, PLAN, TEXT, StepFile, StepVerb, at, kinds
+from kanna.recipes.verbs.base import (
+    ADAPTER,
+    MODEL,
+    PLAN,
+    TEXT,
+    StepFile,
+    StepVerb,
+    at,
+    kinds,
+    loaded,
+)
 
 VERB = StepVerb(
     inputs={
@@ -26,4 +36,5 @@ VERB = StepVerb(
     out=lambda step, _: step,
     words=frozenset(spelled for mix in MIXES for spelled in (mix.name, mix.name.lower())),
     own=frozenset({"overwrite"}),
+    memory=loaded(8),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds
+from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds, loaded
 
 VERB = StepVerb(
     inputs={"paths": kinds(MODEL), "draft": kinds(MODEL)},
@@ -22,4 +22,5 @@ VERB = StepVerb(
     own=frozenset({"encodings", "export"}),
     words=frozenset({"mtp"}),
     runs=True,
+    memory=loaded(1.2),
 )

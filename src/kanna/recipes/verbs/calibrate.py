@@ -13,6 +13,7 @@ from kanna.recipes.verbs.base import (
     StepVerb,
     at,
     kinds,
+    loaded,
 )
 
 
@@ -37,4 +38,5 @@ VERB = StepVerb(
     resumes=ANY,
     words=frozenset({"self"}),
     own=frozenset({"overwrite"}),
+    memory=loaded(4),
 )

@@ -18,6 +18,7 @@ from kanna.recipes.verbs.base import (
     StepVerb,
     at,
     kinds,
+    loaded,
 )
 
 if TYPE_CHECKING:
@@ -110,4 +111,5 @@ VERB = StepVerb(
     check=_check,
     predict=_predict,
     runs=True,
+    memory=loaded(5),
 )

@@ -17,6 +17,8 @@ from kanna.recipes.verbs.base import (
     StepVerb,
     at,
     kinds,
+    loaded,
+    streamed,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ def _predict(options: Mapping[str, Value]) -> Prediction:
     return Prediction(file_bytes=result.file_bytes, memory_bytes=memory, what="from the headers")
 
 
+def _memory(options: Mapping[str, Value], weights: int) -> int:
+    from kanna import formats
+
+    # Where a library makes the graph, as the note on sizes says, it makes it of floats.
+    graph = bool(formats.get(_format(options)[0]).size_note)
+    return loaded(8)(options, weights) if graph else streamed(options, weights)
+
+
 VERB = StepVerb(
     inputs={
         "source": kinds(MODEL),
@@ -78,4 +88,5 @@ VERB = StepVerb(
     own=frozenset({"dry_run", "overwrite"}),
     check=_check,
     predict=_predict,
+    memory=_memory,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import MODEL, TEXT, StepVerb, at, kinds
+from kanna.recipes.verbs.base import MODEL, TEXT, StepVerb, at, kinds, loaded
 
 VERB = StepVerb(
     inputs={"artefact": kinds(MODEL), "reference": kinds(MODEL), "text": kinds(TEXT)},
@@ -25,4 +25,5 @@ VERB = StepVerb(
         )
     },
     runs=True,
+    memory=loaded(5),
 )

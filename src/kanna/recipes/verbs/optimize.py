@@ -19,6 +19,7 @@ from kanna.recipes.verbs.base import (
     StepVerb,
     at,
     kinds,
+    loaded,
 )
 
 
@@ -89,7 +90,9 @@ VERB = StepVerb(
     words=frozenset({"self"}),
     shared=("statistics", "measure.json", "probe.json", ".kanna-compare.json"),
     remarks=True,
+    times=True,
     check=_check,
     predict=_predict,
     runs=True,
+    memory=loaded(6),
 )

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import ADAPTER, GATE, MODEL, TEXT, StepFile, StepVerb, at, kinds
+from kanna.recipes.verbs.base import (
+    ADAPTER,
+    GATE,
+    MODEL,
+    TEXT,
+    StepFile,
+    StepVerb,
+    at,
+    kinds,
+    loaded,
+)
 
 VERB = StepVerb(
     inputs={
@@ -18,4 +28,5 @@ VERB = StepVerb(
     writes="gate",
     own=frozenset({"gate"}),
     runs=True,
+    memory=loaded(5),
 )
