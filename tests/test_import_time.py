@@ -31,11 +31,15 @@ with contextlib.redirect_stdout(io.StringIO()):
 """
 
 
-def measured(work: str) -> tuple[float, list[str]]:
+TRANSFER = (*HEAVY, "numpy", "safetensors", "psutil", "yaml", "cyclonedx")
+"""What a push or pull loads while bytes are on their way, or not at all."""
+
+
+def measured(work: str, heavy: tuple[str, ...] = HEAVY) -> tuple[float, list[str]]:
     """Least processor seconds of three fresh interpreters, and the heavy modules one loaded."""
     import json
 
-    code = MEASURE.format(work=work.strip(), heavy=HEAVY)
+    code = MEASURE.format(work=work.strip(), heavy=heavy)
     runs = [
         json.loads(
             subprocess.run(
@@ -57,3 +61,9 @@ def test_help_is_light() -> None:
     seconds, heavy = measured(HELP)
     assert heavy == []
     assert seconds < 0.3
+
+
+def test_a_push_and_a_pull_begin_soon() -> None:
+    seconds, heavy = measured("import kanna\nkanna.push, kanna.pull", TRANSFER)
+    assert heavy == []
+    assert seconds < 0.4

@@ -61,15 +61,17 @@ def send(
             progress.finish()
     for one, document, bill, pieces in zip_longest(prepared, documents, bills, lists):
         repository.put_manifest(document.data, document.media_type, document.described().digest)
-        if pieces is not None and (listed := pieces.result()) is not None:
-            _attach(repository, document, manifests.PIECES, listed)
-        notes += _attach_evidence(repository, one, document, bill.result(), key)
+        listed = pieces.result() if pieces is not None else None
+        evidences, lacking = _evidence_of(one, document, bill.result(), listed, key)
+        _attach(repository, document, evidences)
+        notes += lacking
     top = documents[0]
     if len(documents) > 1:
         top = _index(documents, layout)
         repository.put_manifest(top.data, top.media_type, top.described().digest)
         if key is not None:
-            _attach_signature(repository, top, key)
+            signature = evidence.signature_of(top.data, key)
+            _attach(repository, top, {manifests.SIGNATURE: signature})
     repository.put_manifest(top.data, top.media_type, name.tag)
     return PushResult(
         reference=str(name),
@@ -222,39 +224,40 @@ def _bill(artefact: Artefact) -> bytes | str:
         return f"no bill of materials: {error.found}"
 
 
-def _attach_evidence(
-    repository: RegistryRepository,
+def _evidence_of(
     one: PreparedArtefact,
     document: ManifestDocument,
     bill: bytes | str,
+    pieces: bytes | None,
     key: Path | None,
-) -> list[str]:
-    """Attach gate report, bill of materials and signature; returns what could not be."""
-    notes: list[str] = []
+) -> tuple[dict[str, bytes], list[str]]:
+    """What refers to a manifest, by its type; and what does not, for the user."""
+    evidences, notes = dict[str, bytes](), list[str]()
+    if pieces is not None:
+        evidences[manifests.PIECES] = pieces
     if one.gate is not None:
-        _attach(repository, document, manifests.GATE, manifests.encoded(one.gate.values))
+        evidences[manifests.GATE] = manifests.encoded(one.gate.values)
     else:
         notes.append(f"{one.variant} was pushed without a proof")
     if isinstance(bill, str):
         notes.append(bill)
     else:
-        _attach(repository, document, manifests.BILL, bill)
+        evidences[manifests.BILL] = bill
     if key is not None:
-        _attach_signature(repository, document, key)
-    return notes
-
-
-def _attach_signature(
-    repository: RegistryRepository, document: ManifestDocument, key: Path
-) -> None:
-    _attach(repository, document, manifests.SIGNATURE, evidence.signature_of(document.data, key))
+        evidences[manifests.SIGNATURE] = evidence.signature_of(document.data, key)
+    return evidences, notes
 
 
 def _attach(
-    repository: RegistryRepository, document: ManifestDocument, kind: str, data: bytes
+    repository: RegistryRepository, document: ManifestDocument, evidences: Mapping[str, bytes]
 ) -> None:
-    """Push something that refers to a manifest."""
-    layer = upload.push_bytes(repository, data, kind)
-    empty = upload.push_bytes(repository, b"{}", manifests.EMPTY)
+    """Push what refers to a manifest, by its type."""
+    if not evidences:
+        return
     subject = document.described({})
-    repository.attach(subject, _manifest(kind, empty, [layer], {}, subject))
+    empty = upload.push_bytes(repository, b"{}", manifests.EMPTY)
+    referring = [
+        _manifest(kind, empty, [upload.push_bytes(repository, data, kind)], {}, subject)
+        for kind, data in evidences.items()
+    ]
+    repository.attach(subject, referring)

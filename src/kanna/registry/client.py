@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import quote, urlsplit
@@ -179,26 +179,31 @@ class RegistryRepository:
             document = fallback
         return list(document.children[:MOST_REFERRERS]) if document.is_index else []
 
-    def attach(self, subject: Descriptor, manifest: ManifestDocument) -> None:
-        """Write a manifest that refers to `subject`, listed also where a registry does not list.
+    def attach(self, subject: Descriptor, referring: Sequence[ManifestDocument]) -> None:
+        """Write manifests that refer to `subject`, listed also where a registry does not list.
 
         Args:
-            subject: What it is about.
-            manifest: With `subject` in it.
+            subject: What they are about.
+            referring: With `subject` in each.
         """
-        own = manifest.described()
-        headers = self.put_manifest(manifest.data, IMAGE_MANIFEST, own.digest)
-        if headers.get("oci-subject") == subject.digest:
+        unlisted: list[Descriptor] = []
+        for manifest in referring:
+            own = manifest.described()
+            headers = self.put_manifest(manifest.data, IMAGE_MANIFEST, own.digest)
+            if headers.get("oci-subject") != subject.digest:
+                unlisted.append(own)
+        if not unlisted:
             return
         tag = fallback_tag(subject.digest)
         listed = self.find_manifest(tag)
         children = list(listed.children) if listed is not None and listed.is_index else []
-        if all(child.digest != own.digest for child in children):
-            children.append(own)
+        known = {child.digest for child in children}
+        new = [own for own in unlisted if own.digest not in known]
+        if new:
             index = {
                 "schemaVersion": 2,
                 "mediaType": IMAGE_INDEX,
-                "manifests": [child.to_dict() for child in children],
+                "manifests": [child.to_dict() for child in (*children, *new)],
             }
             self.put_manifest(manifests.encoded(index), IMAGE_INDEX, tag)
 
