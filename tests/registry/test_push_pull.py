@@ -364,6 +364,15 @@ def test_odd_names_are_refused(name: str) -> None:
         assert run.exit_code == 1 and "names nothing in a registry" in run.output
 
 
+def test_a_dry_run_asks_no_registry(tiny_gguf: Path) -> None:
+    name = f"oci://127.0.0.1:{registries.free_port()}/a:v1"
+    planned = kanna.push(name, tiny_gguf, unproved=True, dry_run=True)
+    assert planned.dry_run and planned.files == {tiny_gguf.name: tiny_gguf.stat().st_size}
+    assert len(planned.notes) == 1 and "without a report" in planned.notes[0]
+    with pytest.raises(GateError, match="no gate report"):
+        kanna.push(name, tiny_gguf, dry_run=True)
+
+
 def test_options_of_registries_are_refused_elsewhere(tiny_gguf: Path) -> None:
     for option in ("--variant=x", "--memory=1GB", "--target=mac-m1", "--key=k.pem"):
         assert CliRunner().invoke(cli, ["pull", str(tiny_gguf), option]).exit_code == 2

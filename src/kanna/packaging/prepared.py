@@ -28,6 +28,13 @@ class PreparedArtefact:
     variant: str
     gate: GateReport | None
 
+    @property
+    def notes(self) -> list[str]:
+        """What who pushes it should know."""
+        if self.gate is not None:
+            return []
+        return [f"{self.variant} goes without a report that every check passed"]
+
 
 def prepare_all(wanted: PushedModels, progress: Progress) -> list[PreparedArtefact]:
     """Open models, and hold each to its gate report.

@@ -78,7 +78,7 @@ def send(
         signed=False,
         dry_run=request.dry_run,
         files={place: _size(content) for place, content in sorted(files.items())},
-        notes=tuple(f"{p.variant} has no proof beside it" for p in prepared if p.gate is None),
+        notes=tuple(note for one in prepared for note in one.notes),
     )
 
 

@@ -99,6 +99,7 @@ def planned(name: oci.OciName, prepared: Sequence[PreparedArtefact]) -> PushResu
             for one in prepared
         ),
         signed=False,
+        notes=[note for one in prepared for note in one.notes],
         dry_run=True,
         files={place: f.stat().st_size for one in prepared for place, f in one.files.items()},
     )
@@ -232,13 +233,11 @@ def _evidence_of(
     key: Path | None,
 ) -> tuple[dict[str, bytes], list[str]]:
     """What refers to a manifest, by its type; and what does not, for the user."""
-    evidences, notes = dict[str, bytes](), list[str]()
+    evidences, notes = dict[str, bytes](), one.notes
     if pieces is not None:
         evidences[manifests.PIECES] = pieces
     if one.gate is not None:
         evidences[manifests.GATE] = manifests.encoded(one.gate.values)
-    else:
-        notes.append(f"{one.variant} was pushed without a proof")
     if isinstance(bill, str):
         notes.append(bill)
     else:

@@ -43,7 +43,7 @@ def send(
         for one in prepared
         for place, path in one.files.items()
     }
-    sent, notes = dict[str, int](), list[str]()
+    sent, notes = dict[str, int](), [note for one in prepared for note in one.notes]
     if not dry_run:
         progress.start(f"push {store.address}", sum(p.stat().st_size for p in places.values()))
         try:
@@ -89,8 +89,6 @@ def _keep_evidence(store: ObjectStore, above: str, one: PreparedArtefact) -> lis
     notes: list[str] = []
     if one.gate is not None:
         store.put_bytes(manifests.encoded(one.gate.values), f"{above}{GATE}")
-    else:
-        notes.append(f"{one.variant} was pushed without a proof")
     try:
         store.put_bytes(bom.bom(one.artefact).encode(), f"{above}.{bom.FILE}")
     except MissingError as error:
