@@ -12,9 +12,8 @@ import pytest
 from helpers import needs
 
 from kanna import convert, runtimes
-from kanna.benchmark import _parts, bench, file_bytes
+from kanna.benchmark import _parts, bench, drafting, file_bytes
 from kanna.benchmark.child import memory
-from kanna.benchmark.drafting import accepted
 from kanna.errors import KannaError, UsageError
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
@@ -168,7 +167,7 @@ def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "drafted", "held", "steps"),
+    ("right", "drafted", "held", "count"),
     [
         ([True] * 5, 4, 4, 1),
         ([False] * 3, 3 + 2 + 1, 0, 3),
@@ -177,11 +176,12 @@ def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
     ],
 )
 def test_guesses_count_while_all_before_them_were_right(
-    right: list[bool], drafted: int, held: int, steps: int
+    right: list[bool], drafted: int, held: int, count: int
 ) -> None:
-    figures = accepted(right, ahead=4)
+    made = drafting.steps(0, len(right), lambda at, few: right[at : at + few], ahead=4)
+    figures = drafting.figures(made, ahead=4)
     assert (figures["drafted"], figures["accepted"]) == (drafted, held)
-    assert figures["tokens_per_step"] * steps == held + steps
+    assert figures["tokens_per_step"] * count == held + count
 
 
 @needs_llama

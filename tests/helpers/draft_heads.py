@@ -1,7 +1,7 @@
-"""Heads for the token after the next, computed by torch from a checkpoint's weights.
+"""Heads for the token after the next, computed by torch one guess after another.
 
-transformers has no class for them: what they compute is built here of the checkpoint's weights and
-of transformers' own decoder layer.
+kanna computes every guess at every place at once; here the head reads its own guesses in turn, as
+llama.cpp does.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from typing import Any
 
 import numpy as np
 
-_PREFIX = "mtp.layers.0."
+from kanna.sources import open_source
+from kanna.training.drafts.own_head import OwnHead, tensors_of
+from kanna.training.drafts.written_text import TargetModel
+
+
+class _Plain:
+    """A model of transformers as one of PEFT that changes nothing."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.training = model, False
+
+    def get_base_model(self) -> Any:
+        return self.model
 
 
 class TorchHead:
-    """The head of a folder that `tiny_models` wrote, beside its model."""
+    """The head of a folder that `tiny_models` wrote, beside its model: one guess after another."""
 
     def __init__(self, folder: Path, model: Any) -> None:
-        from safetensors.torch import load_file
-
-        self.model, self.weights = model, load_file(folder / "model.safetensors")
-        layer = type(model.model.layers[1])(model.config, 1).eval()
-        inner = {n.removeprefix(_PREFIX): w for n, w in self.weights.items() if _PREFIX in n}
-        layer.load_state_dict(inner)
-        self.layer = layer
-
-    def _norm(self, states: Any, name: str) -> Any:
-        import torch
-
-        mean = states.pow(2).mean(-1, keepdim=True)
-        scale = 1 + self.weights[f"mtp.{name}.weight"]
-        return states * torch.rsqrt(mean + self.model.config.rms_norm_eps) * scale
+        self.model, self.target = model, TargetModel(_Plain(model))
+        self.head = OwnHead(self.target, tensors_of(open_source(folder)))
 
     def states(self, ids: Sequence[int]) -> Any:
         """What the model has of each token after its last norm, [tokens, width]."""
         import torch
 
         with torch.no_grad():
-            return self.model.model(torch.tensor([ids])).last_hidden_state[0]
+            return self.target.states(ids)
 
     def run(self, ids: Sequence[int], before: Any, first: int) -> tuple[np.ndarray, Any]:
         """Logits after each token, f32 [tokens, vocab], and the head's states, [tokens, width].
@@ -51,18 +51,18 @@ class TorchHead:
         """
         import torch
 
-        body, places = self.model.model, torch.arange(first, first + len(ids))[None]
+        parts, places = self.head.modules, torch.arange(first, first + len(ids))[None]
         later = torch.full((len(ids),) * 2, float("-inf")).triu(1)[None, None]
         with torch.no_grad():
             both = [
-                self._norm(body.embed_tokens(torch.tensor([ids])), "pre_fc_norm_embedding"),
-                self._norm(before[None], "pre_fc_norm_hidden"),
+                parts["pre_fc_norm_embedding"](self.target.embedded(torch.tensor(list(ids)))),
+                parts["pre_fc_norm_hidden"](before),
             ]
-            inner = torch.cat(both, -1) @ self.weights["mtp.fc.weight"].T
-            angles = body.rotary_emb(inner, places)
-            out = self.layer(inner, position_embeddings=angles, attention_mask=later)
-            out = self._norm(out[0] if isinstance(out, tuple) else out, "norm")
-            return self.model.lm_head(out)[0].numpy(), out[0]
+            inner = parts["fc"](torch.cat(both, -1))[None]
+            angles = self.target.body.rotary_emb(inner, places)
+            out = parts["layers"][0](inner, position_embeddings=angles, attention_mask=later)
+            out = parts["norm"](out[0] if isinstance(out, tuple) else out)[0]
+            return self.target.logits(out).numpy(), out
 
     def guesses(self, ids: Sequence[int], states: Any, ahead: int) -> list[int]:
         """What it guesses after `ids`, each after the one before, all computed anew.

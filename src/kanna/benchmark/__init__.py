@@ -23,6 +23,7 @@ from kanna._util.processes import ask
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
+from kanna.benchmark import draft_prompts as prompt_files
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, NotFoundError, UsageError
 from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
@@ -156,6 +157,7 @@ def bench(
     repeat: int = 3,
     threads: int | None = None,
     draft: str | Path | None = None,
+    draft_prompts: str | Path | None = None,
     backend: str | None = None,
     encodings: bool = False,
     export: str | Path | None = None,
@@ -177,6 +179,9 @@ def bench(
         threads: Threads to use; None: one per physical core that other programs leave free.
         draft: A small model of the same vocabulary, or `mtp` for the head for further tokens that
             each GGUF has itself: how many of its guesses each file accepts.
+        draft_prompts: A .jsonl file of prompts after which files write, one
+            `{"prompt": "…", "tokens": 48}` a line, such as `kanna adapt --draft` leaves beside an
+            adapter; None: a built-in one.
         backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
             run there, and rightly; None: the llama.cpp that is in use.
         encodings: Measure instead what each encoding costs a token in llama.cpp at the shapes of
@@ -197,6 +202,7 @@ def bench(
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
     guesser = _guesser(draft, files, offline, progress)
+    prompts = _prompts(draft_prompts, draft)
     _check_there([*files, *([guesser] if isinstance(guesser, Path) else [])])
     if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError(
@@ -218,7 +224,8 @@ def bench(
         offload.require(path, backend, threads=threads, progress=progress) if backend else None
         for path in files
     ]
-    guesses = [_drafted(path, guesser, gen_tokens, threads, variables) for path in files]
+    task = {"tokens": gen_tokens, "threads": threads, "prompts": prompts}
+    guesses = [_drafted(path, guesser, task, variables) for path in files]
     for path in files:
         _warm(path)
     runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
@@ -300,13 +307,23 @@ def _guesser(
     return OWN_HEAD
 
 
+def _prompts(given: str | Path | None, draft: str | Path | None) -> str | None:
+    """The file of prompts, read once here: a line that is none ends it before anything runs."""
+    if given is None:
+        return None
+    if draft is None:
+        raise UsageError("--draft-prompts without --draft", expected="something that guesses")
+    prompt_files.read(Path(given))
+    return str(given)
+
+
 def _drafted(
-    path: Path, draft: Path | str | None, tokens: int, threads: int, variables: Mapping[str, str]
+    path: Path, draft: Path | str | None, task: dict[str, Any], variables: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """What a draft model, or its own head, is worth to an artefact; None without one."""
     if draft is None:
         return None
-    task: dict[str, Any] = {"path": str(path), "tokens": tokens, "threads": threads}
+    task = {"path": str(path), **task}
     module = "kanna.benchmark.own_head"
     if draft != OWN_HEAD:
         module, task["draft"] = "kanna.benchmark.drafting", str(draft)

@@ -9,34 +9,40 @@ speculative decoding: what is counted is what a runtime accepts that always take
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kanna._util.processes import answer
+from kanna.benchmark import draft_prompts
+from kanna.benchmark.draft_prompts import PROMPT, DraftPrompt
 from kanna.errors import UsageError
+from kanna.runtimes.base import Engine
 
 AHEAD = 4
 """Tokens that are guessed at a time."""
-PROMPT = "The plane takes a shaving so thin that light passes through it, and"
 _ROOM = 64
 
 
-def accepted(right: Sequence[bool], ahead: int = AHEAD) -> dict[str, Any]:
-    """Figures of speculative decoding.
+def steps(
+    first: int, end: int, guess: Callable[[int, int], Iterable[bool]], ahead: int = AHEAD
+) -> list[tuple[int, int]]:
+    """Of each step of a model, tokens that were guessed, and those that it accepts.
 
     Args:
-        right: For each token that the large model writes, whether the small one guesses it.
+        first: Place of the first token that is guessed.
+        end: Place after the last one.
+        guess: Given a place and how many are guessed there: whether each is what is written.
         ahead: Tokens that are guessed at a time.
     """
-    place, steps = 0, list[tuple[int, int]]()
-    while place < len(right):
-        guessed = list(right[place : place + ahead])
-        good = (guessed + [False]).index(False)
-        steps.append((len(guessed), good))
-        place += good + 1  # a step of the large model writes one token of its own
-    return figures(steps, ahead)
+    place, made = first, list[tuple[int, int]]()
+    while place < end:
+        guessed = min(ahead, end - place)
+        held = [*map(bool, guess(place, guessed)), False].index(False)
+        made.append((guessed, held))
+        place += held + 1  # a step of the model writes one token of its own
+    return made
 
 
 def figures(steps: Sequence[tuple[int, int]], ahead: int) -> dict[str, Any]:
@@ -51,26 +57,48 @@ def figures(steps: Sequence[tuple[int, int]], ahead: int) -> dict[str, Any]:
     }
 
 
-def measure(path: str, *, draft: str, tokens: int, threads: int | None) -> dict[str, Any]:
-    """Write `tokens` tokens with the model at `path`, and guess them with that at `draft`."""
+def measure(
+    path: str, *, draft: str, tokens: int, threads: int | None, prompts: str | None = None
+) -> dict[str, Any]:
+    """Write with the model at `path`, and guess what it writes with that at `draft`.
+
+    Args:
+        path: What is drafted for.
+        draft: What drafts.
+        tokens: How many are written after the usual prompt.
+        threads: Threads to use.
+        prompts: A file of other prompts; None: the usual one.
+
+    Raises:
+        UsageError: Both have not one vocabulary.
+    """
     from kanna import runtimes
 
-    room = tokens + _ROOM
+    asked = draft_prompts.asked(prompts, tokens)
+    room = draft_prompts.room(asked) + _ROOM
     with runtimes.of(path).open(path, context=room, threads=threads) as large:
-        prompt = large.tokenize(PROMPT, add_bos=True)
-        text = "".join(large.generate(prompt, max_tokens=tokens, ignore_eog=True))
-        ids = [*prompt, *large.tokenize(text)][: room - 1]
-        likeliest = np.argmax(large.logits(ids, first=len(prompt) - 1), axis=-1)
-        size = large.vocab_size
+        size, given = large.vocab_size, large.tokenize(PROMPT, add_bos=True)
+        texts = [_written(large, one, room) for one in asked]
     with runtimes.of(draft).open(draft, context=room, threads=threads) as small:
-        if small.tokenize(PROMPT, add_bos=True) != prompt or small.vocab_size != size:
+        if small.tokenize(PROMPT, add_bos=True) != given or small.vocab_size != size:
             raise UsageError(
                 f"{draft} splits text into other tokens than {path}",
                 expected="a draft model of the same vocabulary",
                 todo="give a smaller model of the same family",
             )
-        guesses = np.argmax(small.logits(ids, first=len(prompt) - 1), axis=-1)
-    return accepted((likeliest == guesses).tolist())
+        made: list[tuple[int, int]] = []
+        for ids, first, likeliest in texts:
+            right = likeliest == np.argmax(small.logits(ids, first=first), axis=-1)
+            made += steps(0, len(right), lambda at, count, r=right: r[at : at + count])
+    return figures(made, AHEAD)
+
+
+def _written(large: Engine, prompt: DraftPrompt, room: int) -> tuple[list[int], int, Any]:
+    """Tokens of a prompt and what a model writes, the place before that, the likeliest after it."""
+    ids = prompt.tokenized(large.tokenize, large.vocab_size)
+    text = "".join(large.generate(ids, max_tokens=prompt.tokens, ignore_eog=True))
+    whole = [*ids, *large.tokenize(text)][: room - 1]
+    return whole, len(ids) - 1, np.argmax(large.logits(whole, first=len(ids) - 1), axis=-1)
 
 
 if __name__ == "__main__":

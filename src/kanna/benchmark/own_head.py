@@ -8,15 +8,30 @@ always the likeliest token, and its head guesses ahead after each step as llama-
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna._util.processes import answer
-from kanna.benchmark.drafting import AHEAD, PROMPT, figures
+from kanna.benchmark import draft_prompts
+from kanna.benchmark.drafting import AHEAD, figures, steps
+
+if TYPE_CHECKING:
+    from kanna.runtimes.llama_draft_head import LlamaDraftHead
 
 
-def measure(path: str, *, tokens: int, threads: int, ahead: int = AHEAD) -> dict[str, Any]:
-    """Write `tokens` tokens with the model at `path`, and guess them with its head."""
+def measure(
+    path: str, *, tokens: int, threads: int, ahead: int = AHEAD, prompts: str | None = None
+) -> dict[str, Any]:
+    """Write with the model at `path`, and guess what it writes with its head.
+
+    Args:
+        path: A GGUF.
+        tokens: How many are written after the usual prompt.
+        threads: Threads to use.
+        ahead: Tokens that are guessed at a time.
+        prompts: A file of other prompts; None: the usual one.
+    """
     from kanna.libllama import library
     from kanna.runtimes.llama_draft_head import LlamaDraftHead
     from kanna.runtimes.llamacpp import check_header
@@ -24,19 +39,30 @@ def measure(path: str, *, tokens: int, threads: int, ahead: int = AHEAD) -> dict
 
     lib = functions()
     check_header(Path(path))
-    room = 2 * len(PROMPT) + tokens + ahead
+    asked = draft_prompts.asked(prompts, tokens)
+    room = draft_prompts.room(asked) + ahead
+    made: list[tuple[int, int]] = []
     with LlamaDraftHead(lib, Path(path), context=room, threads=threads) as model:
-        prompt = model.tokenize(PROMPT, add_bos=True)
-        ids, states = model.write(prompt, tokens)
-        steps: list[tuple[int, int]] = []
-        known, read = len(prompt) + 1, 0  # the first token follows the prompt without a guess
-        while known < len(ids):
-            wanted = ids[known : known + ahead]
-            guessed = model.guesses(ids[:known], states[: known - 1], read, len(wanted))
-            held = [*map(int.__eq__, guessed, wanted), False].index(False)
-            steps.append((len(wanted), held))
-            read, known = known, known + held + 1
-    return figures(steps, ahead) | {"computed_by": library().version}
+        for one in asked:
+            prompt = one.tokenized(model.tokenize, model.vocab_size)
+            made += _steps(model, prompt, one.tokens, ahead)
+    return figures(made, ahead) | {"computed_by": library().version}
+
+
+def _steps(
+    model: LlamaDraftHead, prompt: list[int], tokens: int, ahead: int
+) -> list[tuple[int, int]]:
+    """Steps of a model that writes after a prompt; the first token follows without a guess."""
+    ids, states = model.write(prompt, tokens)
+    read = 0
+
+    def guess(known: int, count: int) -> Iterator[bool]:
+        nonlocal read
+        guessed = model.guesses(ids[:known], states[: known - 1], read, count)
+        read = known
+        return map(int.__eq__, guessed, ids[known : known + count])
+
+    return steps(len(prompt) + 1, len(ids), guess, ahead)
 
 
 if __name__ == "__main__":

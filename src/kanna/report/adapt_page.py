@@ -52,6 +52,7 @@ with {html_text(data["settings"]["method"])}</p>
 {_changes(data)}
 {_gate(data)}
 {_aware(data)}
+{_draft(data)}
 {_samples(data)}
 <h2>Data</h2>
 {_data(data)}
@@ -145,6 +146,28 @@ def _aware(data: Mapping[str, Any]) -> str:
     )
     table = small_table(caption, ("adapter", "held-out loss", "share of the gain"), rows)
     return f"<h2>As {html_text(outcome['plan'])} stores it</h2>{table}"
+
+
+def _draft(data: Mapping[str, Any]) -> str:
+    outcome = data["draft"]
+    if not outcome:
+        return ""
+    sides = [("base", outcome["base"]), ("tuned", outcome["tuned"])]
+    rows = [
+        (
+            side,
+            f"{figures['acceptance']:.1%}",
+            f"{figures['accepted']} of {figures['drafted']}",
+            f"{figures['tokens_per_step']:.2f}",
+        )
+        for side, figures in sides
+    ]
+    caption = (
+        f"Guesses of {outcome['guesser']}, {outcome['base']['ahead']} at a time, while the model "
+        f"writes answers to {outcome['prompts']} held-out prompts, always the likeliest token"
+    )
+    columns = ("model", "guesses taken", "of so many", "tokens a step")
+    return f"<h2>Speculative decoding</h2>{small_table(caption, columns, rows)}"
 
 
 def _samples(data: Mapping[str, Any]) -> str:

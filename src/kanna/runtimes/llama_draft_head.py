@@ -119,6 +119,8 @@ class LlamaDraftHead(LlamaModel):
             [tokens - 1, width].
         """
         self._check_ids(prompt)
+        for context in self._contexts:  # of a text before
+            self._lib.llama_memory_clear(self._lib.llama_get_memory(context), True)
         ids, states = list(prompt), []
         read = ids
         for _ in range(tokens):

@@ -25,6 +25,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
 from kanna.tracking import TrackRequest
 from kanna.training import aware, objectives, splitting
+from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import HELD_OUT
 from kanna.training.job import REPORT, AdapterJob
 from kanna.training.planned_values import StoredTypes
@@ -60,6 +61,7 @@ def adapt(
     base_bits: int | None = None,
     for_plan: str | Path | None = None,
     verify: bool = True,
+    draft: str | Path | Source | None = None,
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -109,6 +111,9 @@ def adapt(
         verify: Read the adapter again, merge it into a GGUF in 16 bits, or by `for_plan`, and hold
             that file in llama.cpp to what was measured in training; where llama.cpp is not
             installed, the result says what was not checked.
+        draft: `mtp` for the model's own head for further tokens, or a small model of the same
+            vocabulary: how many of its guesses the model takes on held-out text is counted, before
+            and after.
         backend: `torch`, by PEFT and TRL, or `mlx`, by mlx-lm (extra `mlx`); None: mlx on Apple
             silicon where it is installed and does what is asked for, else torch.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
@@ -133,8 +138,7 @@ def adapt(
     request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
-    if for_plan is not None:
-        _refuse_for(objective=objective, method=method, base_bits=base_bits)
+    _refuse_for(for_plan, objective=objective, method=method, base_bits=base_bits)
     objective = _with_teacher(objective, teacher is not None)
     chosen = objectives.get(objective)
     settings = TrainingSettings(
@@ -152,9 +156,8 @@ def adapt(
         seed=seed,
         base_bits=base_bits,
     )
-    backend = _backend(backend, settings, teacher=teacher, for_plan=for_plan, device=device)
-    extras.require(MLX if backend == MLX else EXTRA, "training")
-    settings = replace(settings, backend=backend)
+    of_torch = {"teacher": teacher, "for_plan": for_plan, "device": device, "draft": draft}
+    settings = _with_backend(backend, settings, of_torch)
     read = chosen.read(data)
     parts = splitting.split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
@@ -172,11 +175,12 @@ def adapt(
         )
         _preflight(opened)
         types = StoredTypes.of(opened, str(for_plan)) if for_plan is not None else None
-        on_cpu = base_bits or backend == MLX
+        on_cpu = base_bits or settings.backend == MLX
         settings = replace(settings, device="cpu" if on_cpu else _device(device))
+        folder = reference_folder(opened, offline=offline, progress=progress)
         job = AdapterJob(
             source=opened,
-            folder=reference_folder(opened, offline=offline, progress=progress),
+            folder=folder,
             read=read,
             split=parts,
             settings=settings,
@@ -187,8 +191,18 @@ def adapt(
             teacher=_teacher(teacher, settings, offline=offline, progress=progress),
             types=types,
             verify=verify,
+            draft=_drafts(draft, folder, settings, offline=offline, progress=progress),
         )
         return job.run(out, begin, progress)
+
+
+def _with_backend(
+    given: str | None, settings: TrainingSettings, of_torch: dict[str, Any]
+) -> TrainingSettings:
+    """The settings with who trains, who must be installed."""
+    backend = _backend(given, settings, **of_torch)
+    extras.require(MLX if backend == MLX else EXTRA, "training")
+    return replace(settings, backend=backend)
 
 
 def _backend(given: str | None, settings: TrainingSettings, **more: Any) -> str:
@@ -236,8 +250,12 @@ def _refuse_both(
         )
 
 
-def _refuse_for(*, objective: str, method: str, base_bits: int | None) -> None:
+def _refuse_for(
+    plan: str | Path | None, *, objective: str, method: str, base_bits: int | None
+) -> None:
     """Raise for what training with the values of a plan does not go with."""
+    if plan is None:
+        return
     reason, expected = "", ""
     if objective in objectives.PAIRS:
         reason, expected = f"--objective {objective}", "answers as they are"
@@ -280,6 +298,19 @@ def _teacher(
         return None
     opened = open_source(given, offline=offline, progress=progress)
     return TeacherModel(source=opened, device=settings.device)
+
+
+def _drafts(
+    given: str | Path | Source | None,
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    offline: bool,
+    progress: Progress,
+) -> DraftPhase | None:
+    if given is None:
+        return None
+    return DraftPhase.of(given, folder, settings.device, offline=offline, tell=progress)
 
 
 def _preflight(source: Source) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from typing import Any
 from kanna import __version__
 from kanna._util.atomic import write_json, write_text
 from kanna._util.progress import Progress
-from kanna.errors import FormatError, UsageError
+from kanna.errors import UsageError
 from kanna.formats import folder_files
 from kanna.formats.stream import replacing
 from kanna.provenance import SOURCE_HASHES
@@ -26,6 +25,8 @@ from kanna.sources import Source
 from kanna.tracking import TrackedRun, lineage
 from kanna.training import (
     aware,
+    causal_model,
+    drafts,
     examination,
     learned,
     lengths,
@@ -38,6 +39,7 @@ from kanna.training import (
 )
 from kanna.training.aware import AwareOutcome, AwarePhase
 from kanna.training.checkpoints import Checkpoints
+from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import HELD_OUT, Examples
 from kanna.training.held_answers import calling_prompts
 from kanna.training.planned_values import StoredTypes
@@ -101,12 +103,15 @@ class AdapterJob:
     teacher: TeacherModel | None = None
     types: StoredTypes | None = None
     verify: bool = True
+    draft: DraftPhase | None = None
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
         tokenizer, context = self._tokenizer()
         if self.teacher is not None:
             self.teacher.check(tokenizer, self.source.given)
+        if self.draft is not None:
+            self.draft.check(tokenizer, self.source.given)
         chats = ChatTokenizer.of(
             tokenizer, folder_files.files(self.folder), min(self.max_length, context)
         )
@@ -173,6 +178,10 @@ class AdapterJob:
         if self.verify and (prompts := calling_prompts(wanted, task.chats)):
             calls = examination.valid_calls(adapted, task.chats, prompts)
         self._write(partial(self._save, adapted), task.folder)
+        if self.draft is not None:
+            drafted = self.draft.run(adapted, task.held_out, task.progress)
+            drafted.save(task.folder)
+            changed["draft"] = drafted.to_dict()
         return _Trained(run=run, changed=changed, calls=calls)
 
     def _by_mlx(self, task: _Learning) -> _Trained:
@@ -290,30 +299,22 @@ class AdapterJob:
         """The tokenizer of transformers, and the tokens that the model reads at most."""
         import transformers
 
-        where = {"local_files_only": True, "trust_remote_code": False}
-        with _loading(self.folder):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.folder), **where)
-            config = transformers.AutoConfig.from_pretrained(str(self.folder), **where)
+        tokenizer = causal_model.load_tokenizer(self.folder)
+        with causal_model.loading(self.folder):
+            config = transformers.AutoConfig.from_pretrained(
+                str(self.folder), local_files_only=True, trust_remote_code=False
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return tokenizer, int(getattr(config, "max_position_embeddings", 0) or self.max_length)
 
     def _model(self, progress: Progress) -> Any:
-        with _loading(self.folder):
-            return self._base(progress)
-
-    def _base(self, progress: Progress) -> Any:
         """The base, as floats or in few bits."""
-        import torch
-        import transformers
-
-        if (bits := self.settings.base_bits) is not None:
-            memory.give_back_at_once()
+        if (bits := self.settings.base_bits) is None:
+            return causal_model.load(self.folder, self.settings.device)
+        memory.give_back_at_once()
+        with causal_model.loading(self.folder):
             return quantized_base.load(self.folder, bits, self.threads, progress)
-        dtype = torch.bfloat16 if self.settings.device == "cuda" else torch.float32
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            str(self.folder), dtype=dtype, local_files_only=True, trust_remote_code=False
-        )
 
     def _examine(
         self, adapted: Any, chats: ChatTokenizer, wanted: list[Any], run: loop.TrainingRun
@@ -369,6 +370,7 @@ class AdapterJob:
                 *notes.of(self.settings, self.read, self.split.near, chats, run),
                 *([aware.words(aware_outcome)] if aware_outcome else []),
                 *gate_notes(gate),
+                *drafts.notes(trained.changed.get("draft", {})),
             ],
         )
 
@@ -379,15 +381,6 @@ class AdapterJob:
             given["learning_rate"] = run.rate_test["rate"]
         given |= {"teacher": self.teacher.source.given} if self.teacher else {}
         return given | ({"for_plan": self.types.name} if self.types else {})
-
-
-@contextmanager
-def _loading(folder: Path) -> Generator[None]:
-    """Makes errors of transformers ours."""
-    try:
-        yield
-    except (ImportError, ValueError, KeyError, OSError, RuntimeError, AssertionError) as error:
-        raise FormatError(f"transformers cannot load {folder}: {error}"[:500]) from error
 
 
 def _refuse_nothing(training: Sequence[Any], held_out: Sequence[Any], chats: ChatTokenizer) -> None:

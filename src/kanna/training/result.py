@@ -7,6 +7,7 @@ from typing import Any
 
 from kanna._util.results import Result
 from kanna.checks import gate_word
+from kanna.training import drafts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -46,6 +47,8 @@ class AdaptResult(Result):
             `checks`, `share` of the gain that is kept with its `interval`, `base_loss`,
             `tuned_loss` as trained and `runtime_loss` of the same examples, see `AdapterGate`; {}:
             it was not asked.
+        draft: With `draft`: how many of its guesses the model takes on held-out prompts, `base`
+            and `tuned`, see `DraftOutcome`; {} without.
         costs: Time and memory of training, predicted and measured: `predicted_seconds`,
             `training_seconds`, `looking_seconds`, `predicted_bytes`, `peak_bytes`.
         seconds: Time it took.
@@ -72,6 +75,7 @@ class AdaptResult(Result):
     samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     aware: dict[str, Any] = field(default_factory=dict[str, Any])
     gate: dict[str, Any] = field(default_factory=dict[str, Any])
+    draft: dict[str, Any] = field(default_factory=dict[str, Any])
     costs: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float
     report: str = ""
@@ -104,13 +108,17 @@ class AdaptResult(Result):
 
 
 def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lines about general text and pairs of preferences, for people; none of what was not measured.
+    """Lines about what was measured beside the loss, for people; none of what was not.
 
     Args:
         data: A result as a dictionary.
     """
     before, after = data["base_figures"], data["tuned_figures"]
-    lines = [*_gate_facts(data["gate"]), *_aware_facts(data["aware"])]
+    lines = [
+        *_gate_facts(data["gate"]),
+        *_aware_facts(data["aware"]),
+        *drafts.facts(data["draft"]),
+    ]
     if "general_loss" in before and "general_loss" in after:
         general = f"{before['general_loss']:.4f} before, {after['general_loss']:.4f} after"
         lines.append(("Loss on general text", general))

@@ -8,8 +8,6 @@ left to one.
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from kanna._util.progress import Progress
-from kanna.errors import FormatError, UsageError
 from kanna.evaluation.reference import reference_folder
 from kanna.sources import Source
+from kanna.training import causal_model
 from kanna.training.tokens import UNLEARNED, TokenizedExample
 
 K = 64
@@ -66,16 +64,7 @@ class TeacherModel:
             tokenizer: That of the model that learns.
             base: Its name.
         """
-        theirs = _tokenizer(reference_folder(self.source))
-        if fingerprint(theirs) == fingerprint(tokenizer):
-            return
-        sizes = [len(one.get_vocab()) for one in (theirs, tokenizer)]
-        raise UsageError(
-            f"the teacher {self.source.given} has another vocabulary ({sizes[0]:,} tokens) than "
-            f"{base} ({sizes[1]:,} tokens): its probabilities are of other tokens",
-            expected="a teacher whose tokenizer is the same",
-            todo="take a larger model of the same family and release",
-        )
+        causal_model.refuse_other_vocabulary(self.source, tokenizer, role="teacher", base=base)
 
     def teach(
         self, parts: Sequence[Sequence[TokenizedExample]], file: Path, progress: Progress
@@ -114,36 +103,8 @@ class TeacherModel:
         partial.replace(file)
 
     def _model(self) -> Any:
-        import torch
-        import transformers
-
         folder = reference_folder(self.source)
-        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
-        except (ImportError, ValueError, KeyError, OSError, RuntimeError) as error:
-            raise FormatError(f"transformers cannot load {folder}: {error}"[:500]) from error
-        return model.eval().to(self.device)
-
-
-def _tokenizer(folder: Path) -> Any:
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
-
-
-def fingerprint(tokenizer: Any) -> str:
-    """A hash of every token with its id.
-
-    Args:
-        tokenizer: That of transformers.
-    """
-    tokens = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+        return causal_model.load(folder, self.device).eval().to(self.device)
 
 
 def _kept(model: Any, one: TokenizedExample) -> Any:

@@ -167,7 +167,7 @@ class ChatTokenizer:
         (chosen, chosen_labels), (rejected, rejected_labels) = (
             self._whole(example) for example in (pair.chosen, pair.rejected)
         )
-        begin = min(_last_answer(chosen_labels), _last_answer(rejected_labels))
+        begin = min(last_answer(chosen_labels), last_answer(rejected_labels))
         at = 0
         while at < begin and chosen[at] == rejected[at]:
             at += 1
@@ -283,8 +283,12 @@ class ChatTokenizer:
                 )
 
 
-def _last_answer(labels: Sequence[int]) -> int:
-    """The place of the first token of the last answer; the end, where there is none."""
+def last_answer(labels: Sequence[int]) -> int:
+    """The place of the first token of the last answer; the end, where there is none.
+
+    Args:
+        labels: Of an example, UNLEARNED outside of answers.
+    """
     at = next((i for i in reversed(range(len(labels))) if labels[i] != UNLEARNED), len(labels))
     while at > 0 and at < len(labels) and labels[at - 1] != UNLEARNED:
         at -= 1

@@ -105,6 +105,13 @@ if TYPE_CHECKING:
     help="Hold the adapter's file in llama.cpp to what was measured in training.",
 )
 @click.option(
+    "--draft",
+    type=options.MODEL,
+    metavar="MODEL",
+    help="`mtp` for the model's own head, or a small model of the same vocabulary: count how many "
+    "of its guesses are taken on held-out text, before and after.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["torch", "mlx"]),
     help="PEFT and TRL, or mlx-lm. [default: mlx on Apple silicon where it does what is asked]",

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     "how many of its guesses each file accepts.",
 )
 @click.option(
+    "--draft-prompts",
+    type=options.FILE,
+    help="With --draft: a .jsonl file of prompts to write after, one a line, such as `adapt "
+    "--draft` leaves beside an adapter.",
+)
+@click.option(
     "--backend",
     metavar="NAME",
     help="Measure on cpu, cuda, vulkan, metal, opencl, sycl or rocm; a file that does not run "

@@ -21,6 +21,7 @@ VERB = StepVerb(
         "data": kinds(TEXT),
         "teacher": kinds(MODEL),
         "for_plan": kinds(PLAN),
+        "draft": kinds(MODEL),
     },
     outputs={"adapter": StepFile(kind=ADAPTER, path=at("path"), about="for merge")},
     figures={
@@ -32,9 +33,10 @@ VERB = StepVerb(
         "teacher_kl": at("tuned_figures", "teacher_kl"),
         "gate": at("gate", "status"),
         "retention": at("gate", "share"),
+        "acceptance": at("draft", "tuned", "acceptance"),
     },
     out=lambda step, _: step,
-    words=frozenset(spelled for mix in MIXES for spelled in (mix.name, mix.name.lower())),
+    words=frozenset({"mtp", *(name for mix in MIXES for name in (mix.name, mix.name.lower()))}),
     own=frozenset({"overwrite"}),
     memory=loaded(8),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds, loaded
+from kanna.recipes.verbs.base import MODEL, TEXT, StepVerb, at, kinds, loaded
 
 VERB = StepVerb(
-    inputs={"paths": kinds(MODEL), "draft": kinds(MODEL)},
+    inputs={"paths": kinds(MODEL), "draft": kinds(MODEL), "draft_prompts": kinds(TEXT)},
     figures={
         name: at("rows", 0, name)
         for name in (

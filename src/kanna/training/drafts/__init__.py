@@ -1,0 +1,47 @@
+"""What drafts for a tuned model: its own head for further tokens, or a small model beside it.
+
+Both guess what the model writes as it was before training, so that a fine-tune makes their guesses
+worse, and speculative decoding slow. How much is counted on held-out text, before and after; both
+can be trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_FELL = 0.02
+"""A fall of the share of guesses that the model takes, from which on a note says so."""
+
+
+def facts(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What came of it as a line for people; none where nothing was counted.
+
+    Args:
+        outcome: `DraftOutcome.to_dict()`, or {}.
+    """
+    if not outcome:
+        return []
+    base, tuned = outcome["base"], outcome["tuned"]
+    words = (
+        f"{base['acceptance']:.1%} before, {tuned['acceptance']:.1%} after "
+        f"({base['tokens_per_step']:.2f} and {tuned['tokens_per_step']:.2f} tokens a step)"
+    )
+    return [(f"Guesses of {outcome['guesser']} taken", words)]
+
+
+def notes(outcome: Mapping[str, Any]) -> list[str]:
+    """What a user must know of it, in sentences without a full stop.
+
+    Args:
+        outcome: As of `facts`.
+    """
+    if not outcome:
+        return []
+    base, tuned = (outcome[side]["acceptance"] for side in ("base", "tuned"))
+    if base - tuned < _FELL:
+        return []
+    return [
+        f"the tuned model takes {tuned:.1%} of the guesses of {outcome['guesser']}, the base took "
+        f"{base:.1%}: speculative decoding is slower"
+    ]
