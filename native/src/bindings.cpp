@@ -69,6 +69,18 @@ static void row_powers(Floats x, Row w, RowOut out) {
     kanna::row_powers(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), w.data(), out.data());
 }
 
+static void add_low_rank(Floats x, Floats left, Floats right, float factor, FloatsOut out) {
+    const size_t rows = x.shape(0), cols = x.shape(1), rank = right.shape(0);
+    if (left.shape(0) != rows || left.shape(1) != rank || right.shape(1) != cols || out.shape(0) != rows ||
+        out.shape(1) != cols)
+        throw nb::value_error("shapes do not fit");
+    require_aligned(x), require_aligned(left), require_aligned(right), require_aligned(out);
+    const kanna::LowRankJob job{x.data(), left.data(), right.data(), factor, int64_t(rows), int64_t(cols), int64_t(rank),
+                                out.data()};
+    nb::gil_scoped_release release;
+    kanna::add_low_rank(job);
+}
+
 static int64_t count_nonfinite(Floats x) {
     nb::gil_scoped_release release;
     return kanna::count_nonfinite(x.data(), int64_t(x.size()));
@@ -116,6 +128,8 @@ NB_MODULE(_native, m) {
           "Encode float32 [rows, columns] into uint8 [rows, row bytes].");
     m.def("decode", &decode, "name"_a, "data"_a, "out"_a.noconvert(), "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
     m.def("row_powers", &row_powers, "x"_a, "w"_a, "out"_a.noconvert(), "Sums of squares of float32 [rows, columns], weighted by column.");
+    m.def("add_low_rank", &add_low_rank, "x"_a, "left"_a, "right"_a, "factor"_a, "out"_a.noconvert(),
+          "out = x + factor * (left @ right) of float32 [rows, columns], [rows, rank] and [rank, columns].");
     m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");
     m.def("grids", &kanna::grids, "Encodings that feedback() knows, and how many neighbouring columns they round together.");
     m.def("feedback_factors", &feedback_factors, "h"_a, "order"_a, "out"_a.noconvert(), "threads"_a,

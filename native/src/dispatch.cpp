@@ -111,6 +111,11 @@ void row_powers(const float* x, int64_t rows, int64_t cols, const float* w, floa
     current().load()->row_powers(x, rows, cols, w, out);
 }
 
+void add_low_rank(const LowRankJob& job) {
+    const std::unique_ptr<float[]> panel(new float[static_cast<size_t>(job.rank * LOW_RANK_BAND)]);
+    current().load()->add_low_rank(job, panel.get());
+}
+
 int64_t count_nonfinite(const float* x, int64_t count) {
     int64_t found = 0;
     for (int64_t i = 0; i < count; ++i) {

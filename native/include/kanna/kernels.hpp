@@ -27,6 +27,17 @@ struct Codec {
     void (*decode)(const uint8_t* data, int64_t blocks, float* out);
 };
 
+// What a low-rank change does to rows of a matrix (low_rank.hpp): out = x + factor * (left · right).
+struct LowRankJob {
+    const float *x, *left, *right;  // [rows][cols], [rows][rank], [rank][cols]
+    float factor;
+    int64_t rows, cols, rank;
+    float* out;  // [rows][cols]
+};
+
+// Columns that a kernel works on together, at most.
+constexpr int64_t LOW_RANK_BAND = 32;
+
 // Error feedback over rows of one matrix (feedback.hpp).
 struct FeedbackJob {
     const float* x;        // [rows][cols]
@@ -65,6 +76,8 @@ struct Kernels {
     // rows[r][c] -= sum over k of factors[r][k] * panel[k * stride + c] for four rows and c < count, for k in order.
     void (*subtract_products)(double* const* rows, const double* const* factors, const double* panel, int64_t stride,
                               int64_t terms, int64_t count);
+    // `panel`: room for rank * LOW_RANK_BAND values.
+    void (*add_low_rank)(const LowRankJob& job, float* panel);
     Table<Codec> codecs[2];  // of values one by one, and of vectors (IQ1, IQ2, IQ3)
     Table<GridKernel> grids[2];
 };

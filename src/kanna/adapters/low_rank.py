@@ -11,12 +11,11 @@ from threading import Lock
 
 import numpy as np
 
+from kanna import _native
 from kanna.adapters.base import Factor, LowRank
 from kanna.errors import FormatError
 from kanna.model import F32, Tensor
 
-_AT_ONCE = 1 << 15
-"""Values of a row block that are worked on together: they stay in the cache of a core."""
 _MOST = 4
 """Changes whose factors are in memory: threads work on row blocks of neighbouring tensors."""
 
@@ -67,19 +66,9 @@ def added(x: F32, factors: Factors, factor: float, start: int) -> F32:
         factor: Its scale and weight.
         start: Row of the matrix that `x` begins with.
     """
-    left, right = factors.left[start : start + len(x)], factors.right
-    step, times = max(1, _AT_ONCE // max(1, x.shape[1])), np.float32(factor)
-    out = np.empty(x.shape, np.float32)
-    delta, term = (np.empty((min(step, len(x)), x.shape[1]), np.float32) for _ in range(2))
-    for first in range(0, len(x), step):
-        part = x[first : first + step]
-        d, t = delta[: len(part)], term[: len(part)]
-        d.fill(0.0)
-        for k in range(right.shape[0]):
-            np.multiply(left[first : first + step, k, None], right[k], out=t)
-            np.add(d, t, out=d)
-        np.multiply(d, times, out=d)
-        np.add(part, d, out=out[first : first + step])
+    left, out = factors.left[start : start + len(x)], np.empty(x.shape, np.float32)
+    values = np.require(x, np.float32, ["C", "A"])
+    _native.add_low_rank(values, left, factors.right, factor, out)
     return out
 
 
