@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from helpers import needs
 
-from kanna import tasks
+from kanna import convert, tasks
 from kanna._util.progress import Silent
 from kanna.errors import UsageError
 from kanna.evaluation import reference_gguf
-from kanna.optimization import measure
+from kanna.optimization import guard_spending, measure
+from kanna.optimization.adapters.gguf import GGUFAdapter
 from kanna.optimization.guard import open_guard
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.tasks.answering import answers
@@ -69,19 +70,101 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-def test_a_file_that_lost_the_task_is_kept_and_marked(home: Path) -> None:
-    words = ["--effort", "fast", "--guard", f"choice:{home / 'q.jsonl'}:0.02"]
-    lost = optimizing.invoke(home, *words, "--like", "Q2_K", out="out")
+def asked(home: Path, *words: str, tolerance: str = "0.2") -> Any:
+    """Run `kanna optimize` at the size of Q2_K, which loses the task."""
+    guard = ["--guard", f"choice:{home / 'q.jsonl'}:{tolerance}"]
+    return optimizing.invoke(home, "--effort", "fast", "--like", "Q2_K", *guard, *words)
+
+
+def test_a_guard_spends_bytes_until_the_task_holds(home: Path) -> None:
+    done = asked(home)
+    assert done.exit_code == 0, done.stderr + done.output
+    result = json.loads(done.stdout)
+    guard, [score] = result["guard"], result["tasks"]
+    assert guard["held"] and guard["spent_bytes"] == result["file_bytes"] - result["budget"] > 0
+    assert result["gate"] == "proved" and score["loss_ci"][0] <= 0.2
+    artefact = Path(result["artefact"])
+    assert artefact.name == "tiny-guarded.gguf" and artefact.stat().st_size == result["file_bytes"]
+    steps = guard["steps"]
+    assert 1 < len(steps) <= guard_spending.MOST_FILES and steps[0]["held"]
+    held = [step["file_bytes"] for step in steps if step["held"]]
+    assert min(held) == result["file_bytes"] < guard["most_bytes"]
+    assert all(step["file_bytes"] < min(held) for step in steps if not step["held"])
+    assert result["advice"] is None and f"{len(steps)} files tried" in guard["why"]
+    report = json.loads(Path(result["report"]).with_suffix(".json").read_text("utf-8"))
+    assert report["recommended"]["name"] == "guarded"
+    page = Path(result["report"]).read_text("utf-8")
+    assert "<h2>Behaviour</h2>" in page and "now wrong" in page and "The guard took" in page
+    plan = json.loads(Path(result["plan"]).read_text("utf-8"))
+    assert Path(result["plan"]).name == "guarded.json" and plan["rules"]
+    again = home / "again.gguf"
+    convert(home / "tiny", again, plan=result["plan"], statistics=result["statistics"])
+    assert again.read_bytes() == artefact.read_bytes()
+
+
+def test_a_run_that_was_ended_goes_on_from_what_was_asked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(asked(home).stdout)
+    written: list[Path] = []
+    rewrite = GGUFAdapter.rewrite
+
+    def noted(self: GGUFAdapter, plan: Path, out: Path, before: Path) -> None:
+        written.append(out)
+        rewrite(self, plan, out, before)
+
+    monkeypatch.setattr(GGUFAdapter, "rewrite", noted)
+    second = json.loads(asked(home).stdout)
+    assert not written and second["guard"] == first["guard"]
+    state = home / "out" / "guard.json"
+    data = json.loads(state.read_text("utf-8"))
+    data["steps"] = data["steps"][:1]  # as after the first file
+    state.write_text(json.dumps(data), encoding="utf-8")
+    bytes_ = Path(first["artefact"]).read_bytes()
+    Path(first["artefact"]).unlink()
+    third = json.loads(asked(home).stdout)
+    assert third["guard"]["steps"] == first["guard"]["steps"]
+    assert Path(third["artefact"]).read_bytes() == bytes_
+    assert not [*(home / "out").glob("*trial*")]
+
+
+def test_a_guard_that_cannot_be_held_says_so_and_what_to_do(home: Path) -> None:
+    free = json.loads(asked(home).stdout)
+    lost = asked(home, "--size-max", f"{free['budget'] * 5 // 4}B", tolerance="0.02")
     assert lost.exit_code == 1, lost.stderr + lost.output
     result = json.loads(lost.stdout)
-    [score] = result["tasks"]
+    guard, [score] = result["guard"], result["tasks"]
+    assert guard["held"] is False and len(guard["steps"]) == 1 and guard["spent_bytes"] == 0
+    assert "cannot be held" in guard["why"] and "raise --size-max" in guard["todo"]
     assert result["gate"] == "failed" and score["loss_ci"][0] > 0.02, score
-    assert Path(result["artefact"]).is_file() and len(score["flips"]) == score["lost"]
+    assert result["file_bytes"] <= result["budget"] and Path(result["artefact"]).is_file()
+    assert len(score["flips"]) == score["lost"]
     report = json.loads(Path(result["report"]).with_suffix(".json").read_text("utf-8"))
     assert all(row["gate"] == "failed" for row in report["rows"] if row["tasks"])
-    assert "--guard" in report["command"]
-    page = Path(result["report"]).read_text("utf-8")
-    assert "<h2>Behaviour</h2>" in page and "now wrong" in page
+    assert "--guard" in report["command"] and "--size-max" in report["command"]
+    none = json.loads(asked(home, "--size-max", f"{free['budget']}B").stdout)["guard"]
+    assert not none["steps"] and "no larger file is allowed" in none["why"]
+
+
+def test_a_guard_that_holds_spends_nothing(home: Path) -> None:
+    result = json.loads(asked(home, tolerance="0.9").stdout)
+    guard = result["guard"]
+    assert guard["held"] and not guard["steps"] and guard["spent_bytes"] == 0
+    assert result["file_bytes"] <= result["budget"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--size", "1MB", "--size-max", "2MB"], "none was given"),
+        (["--guard", "maths", "--size", "2MB", "--size-max", "1MB"], "at least --size"),
+        (["--guard", "maths", "--memory", "2GB", "--size-max", "3GB"], "given together"),
+    ],
+)
+def test_a_largest_size_that_means_nothing(home: Path, words: list[str], problem: str) -> None:
+    done = optimizing.invoke(home, *words, out="none")
+    assert done.exit_code == 2 and problem in done.stderr, done.stderr
+    assert not (home / "none").exists()
 
 
 def test_only_a_sure_loss_fails() -> None:

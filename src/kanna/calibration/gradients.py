@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from kanna import families
 from kanna._util.progress import Progress
+from kanna._util.units import format_size
 from kanna.calibration.backward_pass import EMBEDDING, LAYER_EMBEDDING, BackwardPass
 from kanna.calibration.network import Network
 from kanna.calibration.windows import CalibrationWindows
@@ -32,6 +33,7 @@ from kanna.errors import FormatError, KannaError
 from kanna.families import gguf_view
 from kanna.families.views import Computed
 from kanna.formats import safetensors
+from kanna.hardware.memory import memory
 from kanna.model import F32, Model, columns, num_rows, num_weights
 
 FILE = "gradients.safetensors"
@@ -69,6 +71,24 @@ def disk_needed(model: Model) -> int:
     hidden = columns(model.tensors["token_embd.weight"])
     layers = len({name.split(".")[1] for name in model.tensors if name.startswith("blk.")})
     return 4 * TOKENS * hidden * (layers + 3)
+
+
+def lacking(model: Model, folder: Path) -> str:
+    """What the pass takes of memory or disk that is not free, in words; "" where it has room.
+
+    Args:
+        model: The model.
+        folder: Folder of the statistics.
+    """
+    wanted = {
+        "memory": (bytes_needed(model), memory().available),
+        f"disk in {folder}": (disk_needed(model), shutil.disk_usage(folder).free),
+    }
+    for what, (needed, free) in wanted.items():
+        if needed > free:
+            needs = f"a backward pass takes {format_size(needed)} of {what}"
+            return f"{needs}, {format_size(free)} are free"
+    return ""
 
 
 def gradients(

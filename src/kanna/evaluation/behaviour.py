@@ -59,14 +59,68 @@ def compare_behaviour(
         GateError: A model gives logits that are not numbers.
     """
     progress, begin = shown(progress), time.perf_counter()
+    original = ask_original(
+        chosen, reference, paths, threads=threads, offline=offline, progress=progress
+    )
+    shared = (time.perf_counter() - begin) / len(paths)
+    return compare_answers(paths, original, threads=threads, progress=progress, shared=shared)
+
+
+def ask_original(
+    chosen: Sequence[ChosenTask],
+    reference: str | Path | Source,
+    paths: Sequence[Path],
+    *,
+    threads: int | None = None,
+    offline: bool = False,
+    progress: Progress,
+) -> OriginalAnswers:
+    """What the reference answers, in the runtime that files of it are compared in.
+
+    Args:
+        chosen: The tasks.
+        reference: The source that files were made from.
+        paths: Such files.
+        threads: Threads to use; None: one per physical core.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported.
+
+    Raises:
+        GateError: It gives logits that are not numbers.
+    """
     source = open_source(reference, offline=offline, progress=progress)
     engine, _ = open_reference(
         source, paths, context=CONTEXT, threads=threads, offline=offline, progress=progress
     )
-    progress.start("tasks", (1 + len(paths)) * sum(len(c.examples) for c in chosen), "questions")
+    progress.start("tasks", sum(len(c.examples) for c in chosen), "questions")
     with engine:
         original = OriginalAnswers(chosen, engine, progress)
-    shared = (time.perf_counter() - begin) / len(paths)
+    progress.finish()
+    return original
+
+
+def compare_answers(
+    paths: Sequence[Path],
+    original: OriginalAnswers,
+    *,
+    threads: int | None = None,
+    progress: Progress,
+    shared: float = 0.0,
+) -> list[Behaviour]:
+    """Ask files what the original was asked, one after another.
+
+    Args:
+        paths: The files, each in its own runtime.
+        original: Its answers.
+        threads: Threads to use; None: one per physical core.
+        progress: Where progress is reported.
+        shared: Seconds that the original took for each of them.
+
+    Raises:
+        GateError: A file gives logits that are not numbers.
+    """
+    questions = sum(len(c.examples) for c in original.chosen)
+    progress.start("tasks", len(paths) * questions, "questions")
     results: list[Behaviour] = []
     for path in paths:
         begin = time.perf_counter()

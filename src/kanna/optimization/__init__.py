@@ -42,6 +42,7 @@ def optimize(
     recover: bool = False,
     guard: str | Sequence[str] | None = None,
     examples: int | None = None,
+    size_max: Size | None = None,
     size: Size | None = None,
     bpw: float | None = None,
     like: str | None = None,
@@ -90,8 +91,11 @@ def optimize(
             at any effort, and keep the tuned file where its loss on held-out text of the domain
             falls in the runtime, and no less is kept of an adapter's gain.
         guard: Tasks of `evaluate` that the file must not lose, `maths:0.05` with the share that
-            may be lost, or several: a sure loss beyond it fails the file.
+            may be lost, or several: a sure loss beyond it fails the file. Where every file within
+            the budget fails, larger ones are tried, and the smallest that holds is the one to use.
         examples: Questions of each of them at most; None: each task's own number.
+        size_max: Bytes of the largest file that a guard may ask for; None: 8 bits for every matrix;
+            with `memory`, never more than it leaves.
         size: Bytes of the file, or a text such as 95MB.
         bpw: Bits per weight of the whole file.
         like: A preset, whose size is the budget.
@@ -163,6 +167,7 @@ def optimize(
         recover=recover,
         guard=names(guard),
         examples=examples,
+        size_max=optional_size(size_max),
         size=optional_size(size),
         bpw=bpw,
         like=like,

@@ -47,10 +47,11 @@ class StageClock:
         self._last, self._last_cpu = time.perf_counter(), cpu_seconds()
 
     def lap(self, name: str) -> None:
-        """Record the time since the last lap under `name`."""
+        """Add the time since the last lap to that of `name`."""
         now, cpu = time.perf_counter(), cpu_seconds()
-        self.seconds[name] = round(now - self._last, 2)
-        self.cpu[name] = round(max(0.0, cpu - self._last_cpu), 2)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 2)
+        spent = max(0.0, cpu - self._last_cpu)
+        self.cpu[name] = round(self.cpu.get(name, 0.0) + spent, 2)
         self._last, self._last_cpu = now, cpu
 
 

@@ -14,6 +14,7 @@ _STAGES_AFTER = {
     "local-search": ("prove", "report"),
     "correction": ("prove", "report"),
     "tuning": ("prove", "report"),
+    "guard": ("report",),
 }
 """Stages that have to follow one that may be left out."""
 

@@ -12,26 +12,50 @@ from kanna._util.progress import Progress
 from kanna.checks import Check
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
-from kanna.evaluation.behaviour import compare_behaviour
+from kanna.evaluation.behaviour import Behaviour, ask_original, compare_answers
 from kanna.sources import Source
 from kanna.tasks import ChosenTask
-from kanna.tasks.pairing import TaskScore
+from kanna.tasks.pairing import TaskScore, certain_loss
+from kanna.tasks.run import OriginalAnswers
 
 CHECK = "guard"
+_QUESTION_TOKENS = 200
+"""Of a question with its template; answers are about half as long as they may be."""
+_FILE_QUESTIONS = 100
+"""Of a file, which nobody has read yet when the time is predicted."""
 _FORM = "TASK or TASK:TOLERANCE, such as tool-calls or maths:0.05"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Guard:
     """The tasks that judge files.
 
     Attributes:
         chosen: The tasks with their questions.
         tolerances: Share of each that may be lost, by its name.
+        original: What the original answered, once it was asked.
     """
 
     chosen: Sequence[ChosenTask]
     tolerances: dict[str, float]
+    original: OriginalAnswers | None = None
+
+    def ask(
+        self, paths: Sequence[Path], source: Source, threads: int | None, progress: Progress
+    ) -> list[Behaviour]:
+        """Ask files the tasks, and once the original.
+
+        Args:
+            paths: The files, of one format.
+            source: What they are compared with.
+            threads: Threads to use.
+            progress: Where progress is reported.
+        """
+        if self.original is None:
+            self.original = ask_original(
+                self.chosen, source, paths, threads=threads, progress=progress
+            )
+        return compare_answers(paths, self.original, threads=threads, progress=progress)
 
     def judge(
         self, rows: Sequence[Row], source: Source, threads: int | None, progress: Progress
@@ -50,23 +74,30 @@ class Guard:
         able = [row for row in rows if row.path and row.gate != "failed"]
         if not able:
             return []
-        asked = compare_behaviour(
-            [Path(row.path or "") for row in able],
-            self.chosen,
-            reference=source,
-            threads=threads,
-            progress=progress,
-        )
+        asked = self.ask([Path(row.path or "") for row in able], source, threads, progress)
         for row, behaviour in zip(able, asked, strict=True):
-            made = [self.check(score) for score in behaviour.scores]
-            row.tasks = [asdict(score) for score in behaviour.scores]
-            row.task_loss = behaviour.loss
-            row.checks = [*row.checks, *(check.to_dict() for check in made)]
-            if any(check.ok is False for check in made):
-                row.gate = "failed"
-            elif any(check.ok is None for check in made) and row.gate == "proved":
-                row.gate = "unprovable"
+            self.mark(row, behaviour.scores)
         return list(dict.fromkeys(note for behaviour in asked for note in behaviour.notes))
+
+    def mark(self, row: Row, scores: Sequence[TaskScore]) -> None:
+        """Give a row what the tasks say of its file.
+
+        Args:
+            row: Its checks before; what failed stays so.
+            scores: Of each task.
+        """
+        made = [self.check(score) for score in scores]
+        row.tasks = [asdict(score) for score in scores]
+        row.task_loss = certain_loss(scores)
+        row.checks = [*row.checks, *(check.to_dict() for check in made)]
+        if any(check.ok is False for check in made):
+            row.gate = "failed"
+        elif any(check.ok is None for check in made) and row.gate == "proved":
+            row.gate = "unprovable"
+
+    def holds(self, scores: Sequence[TaskScore]) -> bool:
+        """Whether no task was surely lost beyond its tolerance."""
+        return all(self.check(score).ok is not False for score in scores)
 
     def check(self, score: TaskScore) -> Check:
         """What a score says of a file: only a loss that is sure fails it.
@@ -103,6 +134,21 @@ def open_guard(given: Sequence[str], examples: int | None = None) -> Guard | Non
     if not tolerances:
         return None
     return Guard(chosen=tasks.choose([*tolerances], examples), tolerances=tolerances)
+
+
+def guard_tokens(given: Sequence[str], examples: int | None = None) -> int:
+    """About how many tokens a file reads and writes to answer tasks that a request names.
+
+    Args:
+        given: As for `open_guard`; no file is read for it.
+        examples: Questions of each at most.
+    """
+    total = 0
+    for one in given:
+        task = tasks.get(one.partition(":")[0])
+        asked = examples or task.count or _FILE_QUESTIONS
+        total += asked * (_QUESTION_TOKENS + (0 if task.argument else task.max_tokens // 2))
+    return total
 
 
 def _parsed(given: str) -> tuple[str, float]:

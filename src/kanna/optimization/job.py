@@ -35,7 +35,15 @@ from kanna.optimization.time_budget import check_disk, choose
 from kanna.plan.allocate import Choice
 from kanna.sources import open_source
 
-_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*", ".correction-*", ".table-*")
+_SCRATCH = (
+    ".judge-*",
+    ".memory-*",
+    ".probe-*",
+    ".swaps-*",
+    ".correction-*",
+    ".table-*",
+    "*-guarded-trial*",
+)
 """What a run leaves that is killed."""
 
 
@@ -158,12 +166,15 @@ class Proof:
         recommended: Name of the one to use, why, and by what rule; none of them where the source
             itself is.
         evaluation: On what they were evaluated; {} where that could not be done.
+        guard: What the tasks that guard it came to and what they took, as JSON has it; None where
+            there are none.
     """
 
     rows: Sequence[Row]
     pick: str
     recommended: dict[str, Any]
     evaluation: dict[str, Any]
+    guard: dict[str, Any] | None = None
 
     @property
     def best(self) -> Row:

@@ -6,7 +6,6 @@ folder under a key of what it depends on, and returns it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,15 @@ from kanna.calibration.expert_coverage import few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.evaluation.stats import MIN_WINDOWS
-from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
-from kanna.optimization import fine_tune_table, proof, report_data, reporting, speed_outcome
+from kanna.optimization import (
+    fine_tune_table,
+    guard_spending,
+    proof,
+    report_data,
+    reporting,
+    speed_outcome,
+)
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.correction.correction import CorrectionResult, correct, take_up
@@ -77,6 +82,8 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     tunes = allocation.tuned and deadline.allows("tuning")
     tuned = tuning(job, calibration, allocation, written) if tunes else None
     proved = prove(job, calibration, allocation, written, tuned)
+    if deadline.allows("guard"):
+        proved = guard(job, calibration, allocation, written, proved)
     made = report(
         job,
         calibration,
@@ -138,20 +145,9 @@ def gradients(job: Job, calibration: CalibratedSource) -> None:
     """Write the gradients beside the statistics, where there is memory for a backward pass."""
     model, context = job.workspace.model, job.context
     instead = "tensors were weighed by their relative errors instead of their gradients"
-    wanted = {
-        "memory": (backward.bytes_needed(model), machine().available),
-        f"disk in {calibration.statistics}": (
-            backward.disk_needed(model),
-            shutil.disk_usage(calibration.statistics).free,
-        ),
-    }
-    for what, (needed, free) in wanted.items():
-        if needed > free:
-            context.note(
-                f"a backward pass takes {format_size(needed)} of {what}, {format_size(free)} "
-                f"are free: {instead}"
-            )
-            return
+    if lacking := backward.lacking(model, calibration.statistics):
+        context.note(f"{lacking}: {instead}")
+        return
     try:
         remarks = backward.gradients(
             model,
@@ -332,6 +328,21 @@ def prove(
     return proof.prove(job, rows, allocation.budget.nbytes)
 
 
+@stage("guard", "Where a task is lost: larger files of that curve, until it holds → guard.json")
+def guard(
+    job: Job,
+    calibration: CalibratedSource,
+    allocation: Allocation,
+    written: Written,
+    proved: Proof,
+) -> Proof:
+    """Spend bytes where every file within the budget lost a task that guards it."""
+    if job.guard is None:
+        return proved
+    more, spent = guard_spending.settle(job, job.guard, calibration, allocation, written, proved)
+    return replace(more, guard=spent.to_dict())
+
+
 @stage("report", "Figures, curve, plans and kinds of text → report.html")
 def report(
     job: Job,
@@ -356,10 +367,11 @@ def report(
         **reporting.value_changes(corrected, tuned),
         "times": times(job.forecast, job.context.clock),
         **limits,
+        "guard": proved.guard,
         "fine_tune": fine_tune_table.table(job, calibration, allocation, proved),
         **reporting.calibrated(calibration, costs),
     }
-    best, baseline = proved.best, proved.row(written.baseline)
+    best = proved.best
     left, page = reporting.earlier_artefacts(job, rows), reporting.write_page(job, proved, section)
     return OptimizeResult(
         artefact=best.path or "",
@@ -369,15 +381,7 @@ def report(
         bits_per_weight=adapter.bits_per_weight(best),
         encodings=count_encodings(best.tensors),
         predicted=trials.predicted() if trials else allocation.planned.predicted,
-        kl_mean=best.kl_mean,
-        top1=best.top1,
-        grade=best.grade,
-        advice=None if proved.recommended["name"] == best.name else proved.recommended["why"],
-        rival=baseline.name if baseline else None,
-        rival_kl=baseline.kl_mean if baseline else None,
-        gate=best.gate,
-        retention=best.retention,
-        tasks=best.tasks,
+        **reporting.judged(proved, written.baseline),
         report=str(page),
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),
@@ -385,7 +389,6 @@ def report(
         correction=corrected.to_dict() if corrected else None,
         tuning=tuned.to_dict() if tuned else None,
         **limits,
-        reference_check=proved.evaluation.get("reference_check"),
         left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,

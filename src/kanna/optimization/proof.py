@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from kanna.closeness import grade_name
+from kanna.comparison.context import ComparisonContext
 from kanna.comparison.gate import gate
 from kanna.comparison.quality import measure_quality, setting, take_quality
 from kanna.comparison.rows import Row, as_json, candidate
 from kanna.comparison.speed import measure_speed
-from kanna.evaluation import Extent, evaluate_many
+from kanna.evaluation import EvaluateResult, Extent, evaluate_many
 from kanna.evaluation.windows import text_for
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
@@ -19,6 +20,7 @@ from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
 from kanna.recommendation import Candidate, closest, source_facts
 from kanna.recommendation import recommend as pick_by
+from kanna.tasks.pairing import TaskScore
 from kanna.verification import verify
 
 
@@ -55,13 +57,78 @@ def prove(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     return _prove_closest(job, rows, budget)
 
 
-def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
-    """Gate, quality and speed of every row, as in a comparison."""
-    context = replace(
+def prove_also(
+    job: Job, proved: Proof, row: Row, scores: Sequence[TaskScore], budget: int
+) -> Proof:
+    """Check and evaluate one file more, and choose again.
+
+    Args:
+        job: The optimization.
+        proved: What was found of the others.
+        row: The file.
+        scores: How it did on the tasks that guard it.
+        budget: Bytes that a file may take now.
+    """
+    assert job.guard is not None, "no tasks guard it"
+    if job.adapter.compares:
+        context = _comparison(job)
+        gate(row, context)
+        if job.fine_tune is not None:
+            job.fine_tune.judge([row], job.context.threads, job.context.progress)
+        job.guard.mark(row, scores)
+        _, notes = measure_quality([row], context)
+        job.context.note(*notes, *measure_speed([row], context, repeat=1))
+    else:
+        _score(job, [row])
+        _verify(job, row)
+        if job.fine_tune is not None:
+            job.fine_tune.judge([row], job.context.threads, job.context.progress)
+        job.guard.mark(row, scores)
+    _grade(row)
+    rows = [*proved.rows, row]
+    return replace(
+        proved,
+        rows=rows,
+        pick=_picked(job, rows).name,
+        recommended=_recommended(job, rows, budget),
+    )
+
+
+def _comparison(job: Job) -> ComparisonContext:
+    return replace(
         job.adapter.comparison_context(),
         text=text_for(job.workspace.source, job.request.text),
         extent=Extent(windows=job.request.windows),
     )
+
+
+def _score(job: Job, rows: Sequence[Row]) -> list[EvaluateResult]:
+    """Give rows their quality, in the runtime of their format."""
+    context = job.context
+    scores = evaluate_many(
+        [row.path or "" for row in rows],
+        reference=job.workspace.source,
+        text=job.request.text,
+        extent=Extent(windows=job.request.windows),
+        threads=context.threads,
+        progress=context.progress,
+    )
+    for row, score in zip(rows, scores, strict=True):
+        take_quality(row, score.to_dict())
+    return scores
+
+
+def _verify(job: Job, row: Row) -> None:
+    context = job.context
+    checked = verify(
+        job.workspace.source, row.path or "", threads=context.threads, progress=context.progress
+    ).to_dict()
+    row.gate, row.checks = checked["status"], checked["checks"]
+
+
+def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
+    """Gate, quality and speed of every row, as in a comparison."""
+    context = _comparison(job)
     for row in rows:
         gate(row, context)
     judge(job, rows)
@@ -74,22 +141,9 @@ def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
 
 def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     """Quality of every row, and the gate of the closest one that it does not refuse."""
-    context, source = job.context, job.workspace.source
-    scores = evaluate_many(
-        [row.path or "" for row in rows],
-        reference=source,
-        text=job.request.text,
-        extent=Extent(windows=job.request.windows),
-        threads=context.threads,
-        progress=context.progress,
-    )
-    for row, score in zip(rows, scores, strict=True):
-        take_quality(row, score.to_dict())
+    context, scores = job.context, _score(job, rows)
     for row in sorted(rows, key=lambda row: (not _recovered(job, row), row.kl_mean or 0.0)):
-        checked = verify(
-            source, row.path or "", threads=context.threads, progress=context.progress
-        ).to_dict()
-        row.gate, row.checks = checked["status"], checked["checks"]
+        _verify(job, row)
         judge(job, [row])
         if row.gate != "failed":
             break
@@ -114,8 +168,12 @@ def judge(job: Job, rows: Sequence[Row]) -> None:
         context, source = job.context, job.workspace.source
         context.note(*job.guard.judge(rows, source, context.threads, context.progress))
         for row in rows:
-            measured = {"kl_mean": row.kl_mean, "top1": row.top1, "task_loss": row.task_loss}
-            row.grade = grade_name(measured)
+            _grade(row)
+
+
+def _grade(row: Row) -> None:
+    measured = {"kl_mean": row.kl_mean, "top1": row.top1, "task_loss": row.task_loss}
+    row.grade = grade_name(measured)
 
 
 def _recovered(job: Job, row: Row) -> bool:

@@ -13,7 +13,7 @@ from kanna.calibration.expert_coverage import coverage
 from kanna.comparison import CompareResult
 from kanna.comparison.description import describe_source, environment
 from kanna.comparison.rows import Row
-from kanna.optimization import report_data
+from kanna.optimization import guard_spending, report_data
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.correction.correction import CorrectionResult
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof, Written
@@ -78,6 +78,29 @@ def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None
     }
 
 
+def judged(proved: Proof, baseline: str | None) -> dict[str, Any]:
+    """What gate and evaluation say of the artefact to use, and of the preset beside it.
+
+    Args:
+        proved: All that was found.
+        baseline: Name of the preset.
+    """
+    best, rival = proved.best, proved.row(baseline)
+    return {
+        "kl_mean": best.kl_mean,
+        "top1": best.top1,
+        "grade": best.grade,
+        "advice": None if proved.recommended["name"] == best.name else proved.recommended["why"],
+        "rival": rival.name if rival else None,
+        "rival_kl": rival.kl_mean if rival else None,
+        "gate": best.gate,
+        "retention": best.retention,
+        "tasks": best.tasks,
+        "guard": proved.guard,
+        "reference_check": proved.evaluation.get("reference_check"),
+    }
+
+
 def note_outcome(job: Job, best: Row) -> None:
     """Note when the artefact to use is not the one that the search planned."""
     tuned = best.name == distillation.NAME
@@ -85,6 +108,8 @@ def note_outcome(job: Job, best: Row) -> None:
         job.context.note(
             "the tuned plan lost less on held-out text of the domain, and is the file to use"
         )
+    elif best.name == guard_spending.NAME:
+        pass  # the guard said so
     elif best.name != NAME:
         closer = "the tuned plan" if tuned else best.name
         job.context.note(f"{closer} came out closer than the searched plan, and is the file to use")
@@ -109,6 +134,8 @@ def plan_to_use(adapter: Adapter, allocation: Allocation, best: Row) -> Path:
     Where a comparison is written, each artefact has its own command there, and this is the searched
     plan; elsewhere it is that of the artefact to use.
     """
+    if best.name == guard_spending.NAME:
+        return adapter.file(guard_spending.PLAN)
     if best.name == distillation.NAME and not adapter.compares:
         return adapter.file(distillation.PLAN)
     return allocation.plan

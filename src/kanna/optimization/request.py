@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kanna._util.units import format_size
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.escaping import argument, shell_line
@@ -68,6 +69,7 @@ class OptimizeRequest:
         retention: Least share of its gain that must be kept.
         recover: Whether scales and norms are tuned on the calibration text, which is of the domain.
         guard: Tasks that the file must not lose, with tolerances; `examples` of each at most.
+        size_max: Bytes that the guard may make of the file; None: 8 bits for every matrix.
         time_budget: Seconds that all stages together may take; None: as long as it takes.
         named: Of effort, tokens and windows, those that such a budget leaves as they are.
 
@@ -87,6 +89,7 @@ class OptimizeRequest:
     recover: bool = False
     guard: Sequence[str] = ()
     examples: int | None = None
+    size_max: int | None = None
     size: int | None = None
     bpw: float | None = None
     like: str | None = None
@@ -153,10 +156,30 @@ class OptimizeRequest:
                 else "no budget was given"
             )
             raise UsageError(problem, expected="one of --size, --bpw, --like and --memory")
+        self._check_most()
         if min(v for v in (self.size, self.bpw, self.memory, 1) if v is not None) <= 0:
             raise UsageError("a budget of nothing", expected="more than 0")
         if self.bpw is not None and not self.bpw <= 32:
             raise UsageError(f"{self.bpw} bits per weight", expected="more than 0, at most 32")
+
+    def _check_most(self) -> None:
+        """Raise UsageError for a largest size of a guarded file that means nothing."""
+        if self.size_max is None:
+            return
+        if not self.guard:
+            raise UsageError(
+                "--size-max says how far a guard may go, and none was given", expected="--guard"
+            )
+        if self.memory is not None:
+            raise UsageError(
+                "--size-max and --memory were given together",
+                expected="--memory alone, which a guard keeps to",
+            )
+        if self.size_max < (self.size or 1):
+            raise UsageError(
+                f"--size-max {format_size(self.size_max)}",
+                expected=f"at least --size, {format_size(self.size or 1)}",
+            )
 
     def command(self) -> str:
         """The command line that does the same again, without options at their defaults."""
@@ -168,6 +191,7 @@ class OptimizeRequest:
             "guard": tuple(self.guard),
             "examples": self.examples,
             "format": self.format if self.format_named else None,
+            "size-max": f"{self.size_max}B" if self.size_max else None,
             "size": self.size,
             "bpw": self.bpw,
             "like": self.like,

@@ -20,7 +20,7 @@ class OptimizeResult(Result):
     """What was made, and the proof.
 
     Attributes:
-        artefact: The file or folder to use; file_bytes ≤ budget.
+        artefact: The file or folder to use; file_bytes ≤ budget, and what a guard spent.
         said: The budget in the user's words.
         encodings: How many tensors have each encoding.
         predicted: Nats of KL divergence that the plan was expected to cost.
@@ -44,6 +44,8 @@ class OptimizeResult(Result):
             `evaluate` has it.
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
         tasks: How it did on the tasks that guard it; `task_loss` in JSON is what it surely lost.
+        guard: With tasks that guard it: whether they hold, and the bytes that were spent beyond the
+            budget for that, see `kanna.optimization.guard_spending.GuardSpending`.
         left: Artefacts of earlier runs in the same folder.
         times: By stage: seconds and CPU seconds that were predicted and taken, memory and disk that
             it was expected to need.
@@ -77,6 +79,7 @@ class OptimizeResult(Result):
     speed: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    guard: dict[str, Any] | None = None
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
@@ -112,6 +115,7 @@ class OptimizeResult(Result):
             ("Recovery", recovery_words(self.tuning)),
             ("Kept of the fine-tune", kept_words(self.retention)),
             *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),
+            ("Guard", guard_words(self.guard)),
             ("Plain preset", self.rival),
             ("Report", self.report),
         ]
@@ -132,6 +136,17 @@ class OptimizeResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self) | {"task_loss": certain_loss(from_json(self.tasks))}
+
+
+def guard_words(spending: Mapping[str, Any] | None) -> str:
+    """What tasks that guard a file came to, a sentence and what to do; "" without any.
+
+    Args:
+        spending: As JSON has it.
+    """
+    if spending is None:
+        return ""
+    return spending["why"] + (f"; {spending['todo']}" if spending["todo"] else "")
 
 
 def count_encodings(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:

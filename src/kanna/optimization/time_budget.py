@@ -15,6 +15,7 @@ from kanna.errors import KannaError, OutputError, UsageError
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
 from kanna.optimization.forecast.encoding_work import vectors
+from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 
@@ -87,6 +88,8 @@ def extent_of(
         swaps=effort.swaps if adapter.supports_local_search else 0,
         corrects=effort.correction and adapter.supports_local_search,
         tunes=_tunes(request, effort, adapter),
+        guard_tokens=guard_tokens(request.guard, request.examples),
+        cache_tokens=request.context if request.memory is not None else 0,
         compares=adapter.compares,
     )
 

@@ -11,6 +11,8 @@ from kanna.optimization.context import StageClock
 from kanna.optimization.forecast import Forecast
 from kanna.optimization.stages import STAGES
 
+_INSIDE = {"allocate": ("memory",)}
+"""What the clock has of a stage under names of its own: caches that are judged and filled."""
 TIME_COLUMNS = ("stage", "predicted>", "memory>", "disk>", "taken>")
 
 
@@ -23,14 +25,14 @@ def times(forecast: Forecast, clock: StageClock | None = None) -> list[dict[str,
     """
     rows: list[dict[str, Any]] = []
     for stage in forecast.stages:
-        lap = STAGES[stage.stage].lap
+        laps = (STAGES[stage.stage].lap, *_INSIDE.get(stage.stage, ()))
         rows.append(
             {
                 "stage": stage.stage,
                 "predicted_seconds": stage.seconds,
                 "predicted_cpu_seconds": stage.cpu_seconds,
-                "seconds": clock.seconds.get(lap) if clock else None,
-                "cpu_seconds": clock.cpu.get(lap) if clock else None,
+                "seconds": _taken(clock.seconds, laps) if clock else None,
+                "cpu_seconds": _taken(clock.cpu, laps) if clock else None,
                 "memory_bytes": stage.memory,
                 "disk_bytes": stage.disk,
                 "cache_bytes": stage.cache,
@@ -38,6 +40,12 @@ def times(forecast: Forecast, clock: StageClock | None = None) -> list[dict[str,
             }
         )
     return rows
+
+
+def _taken(laps_of: Mapping[str, float], laps: Sequence[str]) -> float | None:
+    """Seconds of the laps of a stage that there were; None where there was none."""
+    there = [laps_of[lap] for lap in laps if lap in laps_of]
+    return round(sum(there), 2) if there else None
 
 
 def total(rows: Sequence[Mapping[str, Any]], name: str) -> float:

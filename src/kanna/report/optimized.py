@@ -37,7 +37,8 @@ def sections(data: dict[str, Any]) -> str:
     if markup := _domains(optimization["domains"]):
         parts.append("<h2>Kinds of text</h2>" + markup)
     if markup := _behaviour(data["rows"]):
-        parts.append("<h2>Behaviour</h2>" + markup)
+        guard = _guard(optimization.get("guard"))
+        parts.append("<h2>Behaviour</h2>" + guard + markup)
     if markup := _memory(optimization.get("memory")):
         parts.append("<h2>Memory</h2>" + markup)
     if markup := pictures(optimization["pictures"]):
@@ -112,6 +113,26 @@ def _behaviour(rows: list[dict[str, Any]]) -> str:
     caption = "Questions that the original and the file answered, greedily; losses with their "
     table = _table(caption + "95 % interval.", head, body, region="Tasks", label="Tasks")
     return table + "".join(_flips(name, scores) for name, scores in guarded if scores)
+
+
+def _guard(guard: dict[str, Any] | None) -> str:
+    """Whether the tasks hold, and the files that were tried beyond the budget."""
+    if not guard:
+        return ""
+    todo = f"; {guard['todo']}" if guard["todo"] else ""
+    caption = f"{html_text(guard['why'][:1].upper() + guard['why'][1:] + todo)}."
+    if not guard["steps"]:
+        return f'<p class="caption">{caption}</p>'
+    rows = [
+        (
+            format_size(step["file_bytes"]),
+            f"{step['predicted']:.5f}",
+            "; ".join(f"{s.name}: {s.words()}" for s in from_json(step["scores"])),
+            "holds" if step["held"] else "lost",
+        )
+        for step in guard["steps"]
+    ]
+    return small_table(caption, ("file", "nats predicted", "tasks", "guard"), rows)
 
 
 def _flips(name: str, scores: list[TaskScore]) -> str:

@@ -24,6 +24,7 @@ class OriginalAnswers:
         progress: Gets one question after another.
 
     Attributes:
+        chosen: All tasks.
         asked: The tasks that it can be asked.
         skipped: The others, each with the reason.
         chat: Whether questions go through the chat template.
@@ -33,7 +34,7 @@ class OriginalAnswers:
         self.chat = bool(engine.chat_template)
         self.asked: list[ChosenTask] = []
         self.skipped: dict[str, str] = {}
-        self._chosen = list(chosen)
+        self.chosen = list(chosen)
         self._answers: dict[str, list[TaskAnswer]] = {}
         require_numbers(engine)
         for one in chosen:
@@ -57,7 +58,7 @@ class OriginalAnswers:
         """
         require_numbers(engine)
         scores: list[TaskScore] = []
-        for one in self._chosen:
+        for one in self.chosen:
             if one.name in self.skipped:
                 scores.append(
                     TaskScore(

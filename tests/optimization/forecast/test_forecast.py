@@ -31,6 +31,7 @@ from kanna.optimization.forecast import (
     rates,
 )
 from kanna.optimization.forecast.shapes import MatrixShape
+from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, OptimizeRequest
 
@@ -126,7 +127,33 @@ def _predicted(shapes: ModelShapes, extent: SearchExtent) -> forecast.Forecast:
 def test_every_stage_is_predicted() -> None:
     stages = _predicted(_shapes(2), _extent()).stages
     assert [stage.stage for stage in stages] == [*STAGES]
-    assert all(stage.seconds > 0 and stage.memory > 0 for stage in stages)
+    made = [stage for stage in stages if stage.stage != "guard"]
+    assert all(stage.seconds > 0 and stage.memory > 0 for stage in made)
+
+
+def _seconds(extent: SearchExtent) -> dict[str, float]:
+    return {stage.stage: stage.seconds for stage in _predicted(_shapes(8), extent).stages}
+
+
+def test_a_cache_that_is_judged_at_the_end_of_its_context_counts() -> None:
+    none, short, long = (
+        _seconds(replace(_extent(), cache_tokens=tokens)) for tokens in (0, 4096, 32768)
+    )
+    assert none["allocate"] < short["allocate"] < long["allocate"] / 8
+    assert {name: s for name, s in none.items() if name != "allocate"} == {
+        name: s for name, s in long.items() if name != "allocate"
+    }
+
+
+def test_tasks_that_guard_count_and_what_they_may_take_is_said() -> None:
+    without, guarded = _extent(), replace(_extent(), guard_tokens=guard_tokens(["maths"], 40))
+    assert guarded.guard_tokens == 40 * (200 + 96)
+    assert _seconds(guarded)["prove"] > _seconds(without)["prove"]
+    notes = [
+        next(s.note for s in _predicted(_shapes(8), extent).stages if s.stage == "guard")
+        for extent in (without, guarded)
+    ]
+    assert notes[0] == "no guard" and "where no file within the budget holds" in notes[1]
 
 
 @settings(max_examples=12, deadline=None)
@@ -204,7 +231,12 @@ def test_what_fits_no_more_when_its_turn_comes_is_left_out(monkeypatch: pytest.M
 
 def test_what_does_not_fit_into_memory_is_left_out() -> None:
     made = predict(_shapes(4), _extent(), RATES, available=1 << 20)
-    assert {s.stage for s in made.stages if s.note} == {"gradients", "correction", "tuning"}
+    assert {s.stage for s in made.stages if s.note} == {
+        "gradients",
+        "correction",
+        "tuning",
+        "guard",
+    }
 
 
 def test_a_full_disk_is_found_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     help="Tasks of `evaluate` that the file must not lose, such as tool-calls,maths:0.05.",
 )
 @click.option("--examples", type=click.IntRange(1), help="Questions of each guard at most.")
+@click.option(
+    "--size-max",
+    type=options.SIZE,
+    help="Bytes of the largest file that a guard may ask for, where none within the budget holds. "
+    "[default: 8 bits for every matrix]",
+)
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=options.NUMBER, help="Budget: bits per weight of the whole file.")
 @click.option(
@@ -174,7 +180,8 @@ def optimize_command(
 
     With --adapter, a fine-tune is what is optimized, and the share of its gain on held-out examples
     that the file keeps is one of the checks. With --guard, so are tasks: a file that surely lost
-    more than it may is passed over for the next closest within the budget. Exit code 1 where a
+    more than it may is passed over for the next closest within the budget, and where none holds for
+    a larger one, of at most --size-max. Exit code 1 where a
     check of the chosen file failed, 3 where gain or tasks cannot be measured.
     """
     from kanna.optimization import optimize
@@ -207,7 +214,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
-    from kanna.optimization.result import kept_words, recovery_words
+    from kanna.optimization.result import guard_words, kept_words, recovery_words
     from kanna.tasks.pairing import from_json
 
     mean, rival = data["kl_mean"], data["rival_kl"]
@@ -238,6 +245,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Recovery", recovery_words(data["tuning"])),
             ("Kept of the fine-tune", kept_words(data["retention"])),
             *((f"Task {s.name}", s.words()) for s in from_json(data["tasks"])),
+            ("Guard", guard_words(data["guard"])),
             ("Checks", gate_word(data["gate"])),
             (
                 "Time",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
 from kanna.optimization.forecast import calibration_work, correction_work, search_work
@@ -37,6 +38,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "correction": correction_work.correction,
     "tuning": search_work.tuning,
     "prove": search_work.prove,
+    "guard": search_work.guard,
     "report": search_work.report,
 }
 """What each stage takes, by its name in STAGES and in that order."""
@@ -92,15 +94,19 @@ def predict(
         "local-search": not extent.swaps,
         "correction": not extent.corrects,
         "tuning": not extent.tunes,
+        "guard": not extent.guard_tokens,
     }
     kept = 0.0
     stages: list[StageForecast] = []
     for name, work_of in _WORK.items():
         work, note = Work(), ""
         if left_out.get(name):
-            note = "not at this effort"
+            note = "no guard" if name == "guard" else "not at this effort"
         else:
             work = work_of(shapes, extent, rates)
+        if name == "guard" and not note:
+            needed = duration(work.seconds(extent.threads, rates.disk))
+            work, note = Work(), f"where no file within the budget holds: about {needed} a file"
         if work.optional and work.memory > free:
             note = f"left out: it takes {format_size(int(work.memory))} of memory"
             work = Work()

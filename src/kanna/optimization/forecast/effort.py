@@ -26,6 +26,8 @@ class SearchExtent:
         swaps: Trials of the local search at most.
         corrects: Whether values are chosen again by what quantized layers before them give.
         tunes: Whether scales are tuned.
+        guard_tokens: That a file reads and writes to answer the tasks that guard it.
+        cache_tokens: Of the context that a budget of memory has room for; 0 with any other budget.
         compares: Whether every file goes through all checks, in llama.cpp.
     """
 
@@ -39,6 +41,8 @@ class SearchExtent:
     swaps: int
     corrects: bool
     tunes: bool
+    guard_tokens: int = 0
+    cache_tokens: int = 0
     compares: bool = True
 
     @property

@@ -15,6 +15,7 @@ from kanna.optimization.forecast.encoding_work import (
 from kanna.optimization.forecast.rates import MachineRates
 from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
 from kanna.optimization.forecast.work import Work
+from kanna.runtimes.llamacpp import CACHES
 
 RUNTIME = 0.55
 """What llama.cpp multiplies in a second beside torch."""
@@ -33,6 +34,8 @@ _CHECKED = 2.0
 """CPU seconds of the checks of one file, beside what depends on the model."""
 _SPEED_TOKENS = 1200
 """Tokens that `bench` reads and generates, as work on weights."""
+_PROCESS = 0.8
+"""CPU seconds of a process that loads a file to measure its memory."""
 _CHANGED = 0.12
 """Part of the weights that a swap encodes again."""
 
@@ -140,9 +143,34 @@ def _moments(shapes: ModelShapes) -> float:
 
 
 def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
-    """The plan."""
+    """The plan; with a budget of memory the cache too, judged and filled at its full context."""
     cells = len(shapes.matrices) * len(extent.candidates)
-    return Work(alone=rates.slowness * (0.3 + 3e-4 * cells), memory=BASE_BYTES)
+    alone = rates.slowness * (0.3 + 3e-4 * cells)
+    tokens = extent.cache_tokens
+    if not tokens:
+        return Work(alone=alone, memory=BASE_BYTES)
+    judged = runs(shapes, tokens, rates) + attended(shapes, tokens, rates)
+    filled = 2 * shapes.active * tokens / (RUNTIME * rates.products)
+    filled += attended(shapes, tokens, rates)
+    files = 1 + (3 if extent.tunes else 2)  # the one that is tried, and those that are proved
+    tried = sum(
+        search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
+    )
+    size = shapes.parameters * extent.bits / 8
+    first = Work() if extent.probes else reference(shapes, rates)
+    return Work(
+        parallel=first.parallel + len(CACHES) * judged + files * filled + tried,
+        alone=alone + rates.slowness * (_PROCESS * files + LOADED * len(CACHES)) + first.alone,
+        written=size + first.written,
+        memory=BASE_BYTES + size + 4 * shapes.window * shapes.vocabulary,
+        disk=size + tokens * shapes.vocabulary,
+        cache=first.cache,
+    )
+
+
+def attended(shapes: ModelShapes, tokens: int, rates: MachineRates) -> float:
+    """CPU seconds of attention over a context: every token to those before it, in every layer."""
+    return 2 * shapes.heads * shapes.layers * tokens**2 / (RUNTIME * rates.products)
 
 
 def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
@@ -190,8 +218,10 @@ def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         spent += (
             files * 2 * (shapes.active + shapes.head) * _SPEED_TOKENS / (RUNTIME * rates.products)
         )
+    spent += (files + 1 if extent.compares else 2) * answered(shapes, extent.guard_tokens, rates)
     spent += checked * read(2 * shapes.parameters, rates)
-    first = Work() if extent.probes else reference(shapes, rates)
+    # Who asked llama.cpp before has made the reference.
+    first = Work() if extent.probes or extent.cache_tokens else reference(shapes, rates)
     return Work(
         parallel=first.parallel + spent,
         alone=first.alone + rates.slowness * (checked * _CHECKED + 1.5),
@@ -199,6 +229,23 @@ def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         memory=BASE_BYTES + 10 * shapes.window * shapes.vocabulary,
         disk=2 * _TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
         cache=first.cache,
+    )
+
+
+def answered(shapes: ModelShapes, tokens: int, rates: MachineRates) -> float:
+    """CPU seconds of llama.cpp over tokens of questions and answers, one after the other."""
+    return 2 * (shapes.active + shapes.head) * tokens / (RUNTIME * rates.products)
+
+
+def guard(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
+    """One larger file, written and asked."""
+    size = shapes.parameters * extent.bits / 8
+    return Work(
+        parallel=whole(shapes, extent.bits, rates) + answered(shapes, extent.guard_tokens, rates),
+        alone=rates.slowness * LOADED,
+        written=size,
+        memory=BASE_BYTES + _moments(shapes),
+        disk=2 * size,
     )
 
 
