@@ -345,13 +345,10 @@ def test_another_base_is_refused(home: Path, tmp_path: Path) -> None:
     kanna.merge(opened, tmp_path / "named", dry_run=True)
 
 
-def test_a_gguf_and_mixed_dora_are_refused(home: Path, tmp_path: Path) -> None:
+def test_mixed_dora_is_refused(home: Path, tmp_path: Path) -> None:
     source, adapter, _ = adapted(home, "lora")
     _, dora, _ = adapted(home, "dora")
     _, saved, _ = adapted(home, "modules-to-save")
-    kanna.convert(source, tmp_path / "m.gguf", encoding="f16", threads=1)
-    with pytest.raises(UnsupportedError, match="is a GGUF"):
-        kanna.merge(tmp_path / "m.gguf", adapter, tmp_path / "out")
     for given in ([f"{dora}=0.5"], [adapter, dora], [f"{saved}=2"]):
         with pytest.raises(SourceError, match="weight"):
             kanna.merge(source, given, tmp_path / "out")

@@ -11,6 +11,7 @@ from kanna._util import plugins
 from kanna._util.nearest import absent
 from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
+from kanna.adapters.merged_gguf import merged_gguf
 from kanna.adapters.merged_source import merged_source
 from kanna.errors import NotFoundError, SourceError, UnsupportedError
 from kanna.formats import folder_files
@@ -22,6 +23,7 @@ __all__ = [
     "AdapterWeights",
     "AdapterLayout",
     "LowRank",
+    "merged_gguf",
     "merged_source",
     "open_adapter",
     "open_adapters",

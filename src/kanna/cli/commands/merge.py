@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--preset",
     shell_complete=shells.presets,
-    help="Quantize as well, by a named mix such as Q4_K_M. [default: the type of SRC]",
+    help="Quantize as well, by a named mix such as Q4_K_M. [default: the types of SRC]",
 )
 @click.option("--encoding", help="One encoding for every weight matrix, such as bf16 or f32.")
 @click.option("--plan", type=options.FILE, help="A plan, as `kanna optimize --adapter` leaves it.")
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this."
+)
+@click.option(
+    "--requantize",
+    is_flag=True,
+    help="Round matrices of a quantized GGUF again, with the change in them; see what it costs.",
 )
 @click.option("--dry-run", is_flag=True, help="Check that they fit and show what would be written.")
 @click.option(
@@ -69,8 +74,9 @@ def merge_command(
     """Write SRC with LoRA adapters merged into it.
 
     ADAPTER is a folder that PEFT or mlx-lm saved; several may be given, each with its weight behind
-    an equals sign. Arithmetic is in float32, one block of rows at a time, and what an adapter holds
-    that cannot be taken exactly is refused.
+    an equals sign. SRC is best the model as it was published, in 16 bits; a GGUF takes plain LoRA,
+    and rounds a quantized matrix again only with --requantize. Arithmetic is in float32, one block
+    of rows at a time, and what an adapter holds that cannot be taken exactly is refused.
     """
     from kanna.cli.commands.convert import draw
     from kanna.cli.commands.verify import EXIT

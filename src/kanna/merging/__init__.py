@@ -8,14 +8,18 @@ from pathlib import Path
 from kanna import adapters, conversion, formats
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
-from kanna._util.units import Size, optional_size
+from kanna._util.units import Size, format_size, optional_size
 from kanna.adapters import AdapterWeights
+from kanna.adapters.merged_gguf import published_base, quantized_tensors
 from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
 from kanna.errors import UsageError
 from kanna.evaluation.reference import reference_folder
 from kanna.formats.base import FLOATS
+from kanna.formats.gguf import FORMAT as GGUF
 from kanna.formats.safetensors import FORMAT as FOLDER
 from kanna.hardware.cpu import default_threads
+from kanna.merging import requantized
+from kanna.plan import Plan
 from kanna.sources import Source, open_source
 from kanna.verified_conversion import begin_examination, examine
 
@@ -33,6 +37,7 @@ def merge(
     plan: str | Path | None = None,
     statistics: str | Path | None = None,
     split_max_size: Size | None = None,
+    requantize: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
@@ -47,16 +52,19 @@ def merge(
     exactly, or was trained on another base, is refused before anything is written.
 
     Args:
-        source: The base model, best as it was published, in 16 bits.
+        source: The base model, best as it was published, in 16 bits; a GGUF takes plain LoRA.
         adapter: A folder that PEFT or mlx-lm saved, `folder=0.5` with a weight, or several.
         out: File or folder to write; None: only with dry_run.
         format: What is written; None: what the name of `out` says (.gguf), else a Hugging Face
             folder.
-        preset: A named plan, such as Q4_K_M; None: the floating type of the base.
+        preset: A named plan, such as Q4_K_M; None: the floating type of the base, of a GGUF the
+            types that its tensors have.
         encoding: One encoding for every matrix.
         plan: A plan file, as `kanna optimize --adapter` writes it.
         statistics: A folder of statistics of the merged model.
         split_max_size: Largest size of a part, as 2GB or bytes.
+        requantize: Round matrices of a quantized GGUF again, with the change in them; without it
+            that is refused, with what it would cost.
         dry_run: Check adapters and base, and only describe what would be written.
         threads: Threads to use; None: all cores.
         overwrite: Replace what is at `out`.
@@ -70,22 +78,31 @@ def merge(
 
     Raises:
         SourceError: Adapter and base do not fit, or one cannot be taken exactly.
+        UsageError: Matrices would be rounded a second time, and nobody asked for it.
     """
     progress = shown(progress)
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     read = adapters.open_adapters(adapter, offline=offline)
-    merged = adapters.merged_source(opened, read)
+    of_gguf = opened.kind == GGUF.name
+    merged = (adapters.merged_gguf if of_gguf else adapters.merged_source)(opened, read)
     format = format or _format_of(out)
     chosen, preset = formats.parse_preset(format, preset)
+    same: Plan | None = None
     if preset is None and encoding is None and plan is None and chosen != FOLDER.name:
-        preset = _whole(merged, chosen)
+        if of_gguf and chosen == GGUF.name:
+            same = requantized.same_types(opened)
+        else:
+            preset = _whole(merged, chosen)
+    again = of_gguf and _rounds(chosen, preset, encoding)
+    if again and not requantize:
+        _refuse_rounding(merged, published_base(opened, read))
     result = conversion.convert(
         merged,
         out,
         ConversionRequest(
             preset=preset,
             encoding=encoding,
-            plan=Path(plan) if plan is not None else None,
+            plan=same or (Path(plan) if plan is not None else None),
             statistics=Path(statistics) if statistics is not None else None,
             split_max_size=optional_size(split_max_size),
         ),
@@ -99,12 +116,56 @@ def merge(
             progress=progress,
         ),
     )
+    if of_gguf:
+        result = _with_cost(result, merged, written=again and same is not None and not dry_run)
     if dry_run or not verify:
         return result
     from kanna.verification import verify as prove  # runtimes load only for a proof
 
     proof = prove(reference_folder(merged, progress=progress), result.paths[0], threads=threads)
     return replace(result, verify=proof)
+
+
+def _rounds(format: str, preset: str | None, encoding: str | None) -> bool:
+    """Whether matrices are stored in a type that rounds them."""
+    whole = formats.get(format).whole_presets.values()
+    return format != FOLDER.name and encoding not in FLOATS and preset not in whole
+
+
+def _refuse_rounding(merged: Source, published: str) -> None:
+    """UsageError, with figures, where a quantized base would be rounded a second time."""
+    kinds = quantized_tensors(merged)
+    cost = requantized.measure(merged, requantized.rounded_again(merged))
+    if cost is None:
+        return
+    named = f": {published}" if published else ""
+    raise UsageError(
+        f"{merged.given} is quantized ({', '.join(sorted(kinds))}): {cost.sentence()}",
+        expected=f"the model in 16 bits that it was made from{named}",
+        todo="merge into that one, which is rounded once; or --requantize, or --preset F16, which "
+        "rounds nothing again",
+    )
+
+
+def _with_cost(result: ConvertResult, merged: Source, *, written: bool) -> ConvertResult:
+    """The result with what a quantized base costs, read again from what was `written`."""
+    kinds = quantized_tensors(merged)
+    if not kinds:
+        return result
+    notes = [
+        f"the base is already quantized ({', '.join(sorted(kinds))}): its losses stay in the "
+        "merged model. Merge into the 16-bit model that it was made from, where you have it"
+    ]
+    if written:
+        tensors = open_source(result.paths[0]).tensors
+        cost = requantized.measure(merged, lambda name, a, b: tensors[name].rows(a, b))
+        size = sum(tensor.nbytes for tensor in open_source(merged.path).tensors.values())
+        if cost is not None:
+            notes.append(
+                f"{cost.sentence()}; tensors take {format_size(size)} before and "
+                f"{format_size(sum(t.nbytes for t in tensors.values()))} now"
+            )
+    return replace(result, notes=[*result.notes, *notes])
 
 
 def _format_of(out: str | Path | None) -> str:
