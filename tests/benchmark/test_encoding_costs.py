@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from helpers import tiny_models
 
 import kanna
-from kanna import families
-from kanna.benchmark import encoding_costs
+from kanna import encodings, families, formats
+from kanna.benchmark import costs
+from kanna.benchmark.costs import gguf as gguf_costs
 from kanna.benchmark.skeleton import Skeletons
 from kanna.cli.main import cli
 from kanna.errors import UsageError
@@ -25,7 +26,7 @@ from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.speed_table import speed_goal
 from kanna.sources import open_source
 
-QUICK = ["q8_0", "q4_0"]
+QUICK = ["q8_0", "q4_0", "bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tiny_models.make("llama", folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KANNA_CACHE", str(folder / "cache"))
-        patch.setattr(encoding_costs, "ROUNDS", 3)
-        patch.setattr(encoding_costs, "PROMPT", 32)
-        patch.setattr(encoding_costs, "usual_encodings", lambda: QUICK)
+        patch.setattr(gguf_costs, "ROUNDS", 3)
+        patch.setattr(gguf_costs, "PROMPT", 32)
+        patch.setattr(encodings, "candidates", lambda: QUICK[:2])
         yield folder
 
 
@@ -70,41 +71,48 @@ def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.Monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was measured again")
 
-    monkeypatch.setattr(encoding_costs, "ask", never)
+    monkeypatch.setattr(gguf_costs, "ask", never)
     shown = CliRunner().invoke(cli, command[:-1])
     assert shown.exit_code == 0 and "Microseconds per million weights" in shown.stdout
     source = open_source(home / "tiny")
     model = families.load_model(source)
-    kept = measured_speed.cached(model, 1)
+    kept = measured_speed.cached(model, formats.get("gguf"), 1)
     assert kept == encoding_speed.read(home / "speeds.json")
     monkeypatch.setattr(measured_speed, "default_threads", lambda: 1)
     fitted = kanna.fit(home / "tiny", memory="1GB")
     rows = {row.preset: row for row in fitted.rows}
     assert any("costs of encodings" in note for note in fitted.notes)
     assert rows["Q8_0"].prompt_tokens_per_second and rows["Q8_0"].speed_error == made["error"]
-    place = measured_speed.place(model, 1)
+    place = measured_speed.place(model, 1, formats.get("gguf"))
     place.write_text(place.read_text(encoding="utf-8").replace("q4_0", "q5_0"), encoding="utf-8")
-    assert measured_speed.cached(model, 1) is None  # somebody wrote there
+    assert measured_speed.cached(model, formats.get("gguf"), 1) is None  # somebody wrote there
     there = kanna.fit(home / "tiny", memory="1GB", speeds=home / "speeds.json")
     assert rows["Q8_0"] in there.rows
 
 
 def test_what_contradicts_itself_is_refused(home: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to export"):
+    with pytest.raises(UsageError, match="none were asked for"):
         kanna.bench(home / "tiny", export=home / "a.json")
     with pytest.raises(UsageError, match="2 shapes for one file"):
         kanna.bench([home / "tiny", home / "tiny"], encodings=True, export=home / "a.json")
-    with pytest.raises(UsageError, match="say nothing of"):
-        kanna.fit(home / "tiny", format="mlx", speeds=home / "a.json")
+    with pytest.raises(UsageError, match="none were asked for"):
+        kanna.bench(home / "tiny", format="mlx")
+    with pytest.raises(UsageError, match="not measured for safetensors"):
+        costs.get("safetensors")
 
 
 def test_optimize_takes_what_is_kept_of_this_machine(home: Path) -> None:
     source = open_source(home / "tiny")
     model = families.load_decoder(source)
     table = EncodingSpeeds(
-        machine="here", token=9.0, threads=3, generation={"q8_0": 50.0, "q4_0": 40.0}, shapes="x"
+        machine="here",
+        token=9.0,
+        threads=3,
+        generation={"q8_0": 50.0, "q4_0": 40.0, "bf16": 90.0},
+        shapes="x",
+        error=0.1,
     )
-    measured_speed.keep(table, model)
+    measured_speed.keep(table, model, formats.get("gguf"))
     asked = OptimizeRequest(source=home, out=home / "out", format="gguf", bpw=5.0, min_speed=9.0)
     context = Context(threads=3)
     goal = speed_goal(asked, source, model, context)

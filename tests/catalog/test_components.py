@@ -36,6 +36,7 @@ FOLDERS = {
     "kanna.conversion": ("formats", "CONVERSION"),
     "kanna.formats": ("formats", "FORMAT"),
     "kanna.optimization.adapters": ("formats", "ADAPTER"),
+    "kanna.benchmark.costs": ("formats", "COSTS"),
     "kanna.runtimes": ("runtimes", "RUNTIME"),
     "kanna.serving.engines": ("engines", "ENGINE"),
     "kanna.packaging.targets": ("targets", "TARGET"),

@@ -91,6 +91,17 @@ def test_a_floor_is_kept_and_costs_divergence() -> None:
         goal(floor=1e4).check(choices, budget)
 
 
+def test_matrices_of_one_node_share_a_choice() -> None:
+    speed = goal()
+    q, k = "blk.0.attn_q.weight", "blk.0.attn_k.weight"
+    options = [Option(encoding=e, nbytes=1, cost=1.0) for e in ("q4_0", "q5_k")]
+    [timed] = speed.timed([Choice(name=q, options=options)], {q: [q, k]})
+    assert [o.encoding for o in timed.options] == ["q4_0"]  # nobody knows the other's time
+    assert timed.options[0].seconds == pytest.approx((4096 + 1024) * 1024 * 300e-12)
+    [looked_up] = speed.timed([Choice(name="token_embd.weight", options=options)])
+    assert [o.seconds for o in looked_up.options] == [0.0, 0.0]
+
+
 def test_objectives_trade_divergence_for_time() -> None:
     by_objective: dict[str, tuple[int, float, float]] = {}
     for objective in ("quality", "balanced", "speed"):
@@ -177,4 +188,4 @@ def test_optimize_keeps_a_floor_and_reports_it(home: Path) -> None:
     page = (home / "out" / "report.html").read_text(encoding="utf-8")
     assert "KL divergence by tokens per second" in page and "predicted ÷ measured" in page
     wrong = optimizing.invoke(home, *words, "--min-speed", "5", "--format", "mlx")
-    assert wrong.exit_code == 2 and "no use for mlx" in wrong.stderr
+    assert wrong.exit_code == 2 and "say nothing of mlx" in wrong.stderr

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from kanna._util.distribution import install_command, requirements
 from kanna.errors import MissingError
@@ -102,6 +103,18 @@ def command_for(module: str) -> str:
         if _normal(name) == wanted:
             return f"pip install {name}"
     return command(next((extra for extra, names in EXTRAS.items() if module in names), ""))
+
+
+def installed(*distributions: str) -> str:
+    """`mlx 0.30.1, mlx-lm 0.28.4`: packages with their versions; "" where one is not here.
+
+    Args:
+        distributions: Named as on the package index.
+    """
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in distributions)
+    except PackageNotFoundError:
+        return ""
 
 
 def _normal(name: str) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kanna import offload, runtimes
+from kanna import formats, offload, runtimes
 from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.nearest import absent
@@ -160,6 +161,7 @@ def bench(
     draft_prompts: str | Path | None = None,
     backend: str | None = None,
     encodings: bool = False,
+    format: str | None = None,
     export: str | Path | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -184,20 +186,21 @@ def bench(
             adapter; None: a built-in one.
         backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
             run there, and rightly; None: the llama.cpp that is in use.
-        encodings: Measure instead what each encoding costs a token in llama.cpp at the shapes of
-            the models, unless that is kept from before; takes minutes.
+        encodings: Measure instead what each encoding costs a token at the shapes of the models,
+            unless that is kept from before; takes minutes.
+        format: In whose runtime that is: gguf, onnx, mlx or openvino; None: gguf.
         export: A file that gets these costs, for `speeds` of `fit` and `optimize` elsewhere.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
-    if encodings or export is not None:
+    if encodings or export is not None or format is not None:
         _check_costs(encodings, backend)
-        from kanna.benchmark.encoding_costs import measured
+        from kanna.benchmark.costs import measured
 
-        tables = measured(
-            several(paths), threads=threads, export=export, offline=offline, progress=progress
+        written = partial(measured, format=format or formats.DEFAULT, export=export)
+        return BenchResult(
+            speeds=written(several(paths), threads=threads, offline=offline, progress=progress)
         )
-        return BenchResult(speeds=tables)
     threads = threads or choose_threads().count  # the same in every round
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
@@ -263,7 +266,10 @@ def _check_there(paths: Sequence[Path]) -> None:
 def _check_costs(encodings: bool, backend: str | None) -> None:
     """Raise UsageError where costs of encodings cannot be what is asked for."""
     if not encodings:
-        raise UsageError("nothing to export was asked for", expected="--encodings with --export")
+        raise UsageError(
+            "--export and --format are of costs of encodings, and none were asked for",
+            expected="--encodings with them",
+        )
     if backend is not None:
         raise UsageError(
             f"costs of encodings on {backend}",

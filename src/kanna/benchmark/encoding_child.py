@@ -42,16 +42,22 @@ def measure(
         rounds: Every second one goes backwards.
         threads: Threads to use.
     """
+    from kanna import runtimes
     from kanna.benchmark import CONTEXT_MARGIN
-    from kanna.runtimes.llamacpp import RUNTIME
+    from kanna.benchmark.child import confine
 
-    times: dict[str, list[list[list[float]]]] = {
-        kind: [[[], []] for _ in paths] for kind in ("generation", "prompt")
+    runtime = runtimes.of(paths[0])
+    if not runtime.has_thread_setting:
+        confine(threads)
+    runtime.load()
+
+    times: dict[str, list[list[tuple[float, float]]]] = {
+        kind: [[] for _ in paths] for kind in ("generation", "prompt")
     }
     context = prompt + most + CONTEXT_MARGIN
     with ExitStack() as stack:
         engines = [
-            stack.enter_context(RUNTIME.open(p, context=context, threads=threads, gpu_layers=0))
+            stack.enter_context(runtime.open(p, context=context, threads=threads, gpu_layers=0))
             for p in paths
         ]
         ids = engines[0].tokenize(_TEXT * (prompt // 8 + 2), add_bos=True)
@@ -65,14 +71,14 @@ def measure(
                 engine = engines[at]
                 first = _timed(engine, ids[:_START], 1)
                 whole = _timed(engine, ids[:_START], 1 + tokens)
-                for clock in (0, 1):
-                    seconds = (whole[clock] - first[clock]) / tokens
-                    times["generation"][at][clock].append(seconds)
+                wall, own = (
+                    (long - short) / tokens for long, short in zip(whole, first, strict=True)
+                )
+                times["generation"][at].append((wall, own))
                 if prompts[at] and turn < _PROMPTS:
                     # It starts with another token each time: nothing is reused.
                     read = _timed(engine, [*ids[turn + 1 : turn + prompt], ids[0]], 1)
-                    for clock in (0, 1):
-                        times["prompt"][at][clock].append(read[clock] / prompt)
+                    times["prompt"][at].append((read[0] / prompt, read[1] / prompt))
     return times
 
 

@@ -89,7 +89,7 @@ class Skeletons:
                 entry.name,
                 entry.tensor.shape or (1,),
                 encoding.name,
-                _values(encoding.name, columns(entry.tensor), "norm" in entry.name),
+                few_rows(encoding.name, columns(entry.tensor), "norm" in entry.name),
             )
             entries.append(TensorPlan(name=entry.name, tensor=tensor, encoding=encoding))
         gguf.write(path, metadata=self._cut(layers), tensors=entries, overwrite=True)
@@ -127,9 +127,19 @@ def _layer(name: str) -> int:
 
 
 @cache
-def _values(encoding: str, width: int, ones: bool) -> U8:
-    """A few encoded rows: ones, or small numbers of chance."""
+def few_rows(encoding: str, width: int, ones: bool = False) -> U8:
+    """A few encoded rows: ones, or small numbers of chance; uint8 [rows, row bytes]."""
     rows = np.random.default_rng(0).standard_normal((_ROWS, width), np.float32) * np.float32(0.02)
     if ones:
         rows = np.ones((_ROWS, width), np.float32)
     return encodings.get(encoding).encode(rows)
+
+
+def one_of_many(encoding: str, width: int, number: int) -> U8:
+    """The same with other values for every number up to 255.
+
+    A runtime may keep matrices of the same bytes once.
+    """
+    rows = few_rows(encoding, width).copy()
+    rows[0, 0] ^= number  # of a code, which comes first, or the last bits of a float
+    return rows

@@ -17,6 +17,11 @@ FLOATS = ("bf16", "f16", "f32")
 """Types of unquantized weights that sources have."""
 
 
+def no_build() -> str:
+    """Of a format whose runtime is not told apart by its packages."""
+    return ""
+
+
 def as_written(name: str) -> str:
     """A preset's name, where it has no other spellings."""
     return name
@@ -80,6 +85,8 @@ class Format:
         suffix: Of an artefact that is one file; "" where it is a folder.
         runtime: Name in `kanna.runtimes` of what runs it; "" for a format that is only written.
         runtime_title: That runtime as people write it.
+        build: The packages of it that are here, with their versions: costs of encodings are theirs
+            alone; "" where they are not here.
         presets: Named plans, by name.
         default_preset: Taken when neither preset, encoding nor plan is named.
         compared_presets: Those that `compare` makes when none is named.
@@ -110,6 +117,7 @@ class Format:
     suffix: str = ""
     runtime: str = ""
     runtime_title: str = ""
+    build: Callable[[], str] = no_build
     presets: Mapping[str, Preset] = field(default_factory=dict[str, Preset])
     default_preset: str = ""
     compared_presets: Sequence[str] = ()

@@ -15,7 +15,7 @@ from typing import Any
 from kanna import encodings
 from kanna._util import typed
 from kanna._util.typed import TypedObject
-from kanna.errors import FormatError, UnsupportedError
+from kanna.errors import FormatError, UnsupportedError, UsageError
 from kanna.hardware.roofline import OVERHEAD, PredictedSpeed
 from kanna.hardware.targets.base import TargetChoice
 from kanna.hardware.token_work import TensorWork
@@ -34,7 +34,8 @@ class EncodingSpeeds:
 
     Attributes:
         machine: The processor, or the device.
-        build: What multiplied: a version of llama.cpp; "" of a roofline.
+        format: Whose runtime multiplied.
+        build: What multiplied: packages of a runtime with their versions; "" of a roofline.
         threads: How many; 0: not known.
         shapes: Mark of the shapes that were multiplied; "" where they do not count.
         token: What no weight accounts for, in microseconds of a generated token.
@@ -43,6 +44,9 @@ class EncodingSpeeds:
         head: The same of the matrix that gives the logits, where it was measured apart.
         prompt: The same of a token that is read; {} where it is not known.
         spread: By encoding, the lowest and highest cost of a generated token over the rounds.
+        by_shape: The same as `generation` for matrices of a shape, by shape and encoding; {} where
+            shapes were not told apart.
+        prompt_by_shape: The same as `prompt`.
         error: Relative error of predictions: the truth is expected between a / (1 + error) and
             a * (1 + error); None: not known.
         basis: `measured` or `roofline`.
@@ -60,14 +64,26 @@ class EncodingSpeeds:
     spread: Mapping[str, tuple[float, float]] = field(
         default_factory=dict[str, tuple[float, float]]
     )
+    by_shape: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
+    prompt_by_shape: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
     error: float | None = None
     basis: str = "measured"
+    format: str = "gguf"
 
     def seconds(self, encoding: str, work: TensorWork) -> float | None:
         """What a tensor adds to the time of a generated token; None: the encoding is not known."""
-        cost = self.head.get(encoding) if work.head else None
+        cost = self.by_shape.get(work.shape, {}).get(encoding)
+        cost = self.head.get(encoding) if cost is None and work.head else cost
         cost = self.generation.get(encoding) if cost is None else cost
         return None if cost is None else cost * work.weights * 1e-12
+
+    def _prompt_cost(self, encoding: str, work: TensorWork) -> float | None:
+        cost = self.prompt_by_shape.get(work.shape, {}).get(encoding)
+        return self.prompt.get(encoding) if cost is None else cost
 
     def predict(self, tensors: Iterable[tuple[str, TensorWork]]) -> PredictedSpeed:
         """Tokens per second of a file, at a short context.
@@ -76,7 +92,7 @@ class EncodingSpeeds:
             tensors: Encoding and work of everything that is multiplied; None is predicted where
                 one of the encodings is not known.
         """
-        parts = [(self.seconds(e, w), self.prompt.get(e), w) for e, w in tensors if w.weights]
+        parts = [(self.seconds(e, w), self._prompt_cost(e, w), w) for e, w in tensors if w.weights]
         generation = prompt = None
         if parts and all(s is not None for s, _, _ in parts):
             generation = 1 / (self.token * 1e-6 + sum(s or 0.0 for s, _, _ in parts))
@@ -162,6 +178,21 @@ def read(path: Path) -> EncodingSpeeds:
     return parse(value, str(path))
 
 
+def check_format(table: EncodingSpeeds, format: str) -> None:
+    """Raise UsageError for a table of another format.
+
+    Args:
+        table: That was named.
+        format: That is asked for.
+    """
+    if table.format != format:
+        raise UsageError(
+            f"costs of encodings of {table.format} say nothing of {format}",
+            expected=f"a table of {format}",
+            todo=f"`kanna bench SRC --encodings --format {format} --export FILE` writes one",
+        )
+
+
 def parse(value: object, file: str) -> EncodingSpeeds:
     """The same from a JSON value.
 
@@ -188,11 +219,19 @@ def parse(value: object, file: str) -> EncodingSpeeds:
         head=_costs(top, "head"),
         prompt=_costs(top, "prompt"),
         spread={name: (pair[0], pair[-1]) for name, pair in pairs.items() if pair},
+        by_shape=_by_shape(top, "by_shape"),
+        prompt_by_shape=_by_shape(top, "prompt_by_shape"),
         error=top.get("error", typed.number(0, 1e3), None),
         basis=top.get("basis", _NAME, "measured"),
+        format=top.get("format", _NAME, "gguf"),
     )
 
 
 def _costs(top: TypedObject, key: str) -> dict[str, float]:
     part = top.part(key)
     return {encodings.get(name).name: part.need(name, _COST) for name in part.values}
+
+
+def _by_shape(top: TypedObject, key: str) -> dict[str, dict[str, float]]:
+    part = top.part(key)
+    return {shape: _costs(part, shape) for shape in part.values}

@@ -1,6 +1,6 @@
 """Costs of encodings that were measured on this machine, kept in the cache folder.
 
-One table for each processor, build of llama.cpp, number of threads and set of shapes: models of one
+One table for each processor, build of a runtime, number of threads and set of shapes: models of one
 architecture and size share it.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from kanna._util import folders, verified
 from kanna.errors import KannaError
+from kanna.formats.base import Format
 from kanna.hardware.cpu import cpu, default_threads
 from kanna.hardware.encoding_speed import EncodingSpeeds, parse
-from kanna.libllama import builds
 from kanna.model import Model
 
 _VERSION = 1
@@ -29,49 +29,43 @@ def shapes_mark(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build_in_use() -> str:
-    """The package of llama.cpp that would be loaded, with its version; "" without one."""
-    with suppress(KannaError):  # a choice that cannot be kept is told where it is loaded
-        for build in builds.candidates():
-            if build.version:
-                return f"{build.name} {build.distribution} {build.version}"
-    return ""
-
-
-def place(model: Model, threads: int) -> Path:
+def place(model: Model, threads: int, format: Format) -> Path:
     """Where the table for these shapes lies, or would lie.
 
     Args:
         model: Whose shapes they are.
         threads: That multiply.
+        format: Whose runtime multiplies.
     """
-    known = [_VERSION, cpu().model, sorted(cpu().flags), build_in_use(), threads]
+    known = [_VERSION, cpu().model, sorted(cpu().flags), format.build(), threads]
     mark = hashlib.sha256(json.dumps([known, shapes_mark(model)]).encode()).hexdigest()[:16]
     return folders.cache_folder() / "encoding-speeds" / f"{mark}.json"
 
 
-def cached(model: Model, threads: int | None = None) -> EncodingSpeeds | None:
+def cached(model: Model, format: Format, threads: int | None = None) -> EncodingSpeeds | None:
     """The table for these shapes; None where none is kept, or it is not what was written.
 
     Args:
         model: Whose shapes they are.
+        format: Whose runtime multiplies.
         threads: That multiply; None: one per core.
     """
-    path = place(model, threads or default_threads())
+    path = place(model, threads or default_threads(), format)
     with suppress(OSError, ValueError, KannaError):
         if verified.unchanged(path):
             return parse(json.loads(path.read_text(encoding="utf-8")), str(path))
     return None
 
 
-def keep(table: EncodingSpeeds, model: Model) -> Path:
+def keep(table: EncodingSpeeds, model: Model, format: Format) -> Path:
     """Keep a table; returns where.
 
     Args:
         table: What was measured, with so many threads.
         model: Whose shapes were multiplied.
+        format: Whose runtime multiplied.
     """
-    path = place(model, table.threads)
+    path = place(model, table.threads, format)
     with suppress(OSError):
         verified.keep(path, json.dumps(table.to_dict(), indent=1) + "\n")
     return path

@@ -17,11 +17,13 @@ class TensorWork:
         share: Of its weights that a token is multiplied with: all, or the experts it is sent to.
         weights: How many these are.
         head: Whether they are multiplied for the last token of a prompt alone.
+        shape: Rows and columns of a matrix, as in 4096x1024; "" of others, and where unknown.
     """
 
     share: float
     weights: float
     head: bool
+    shape: str = ""
 
 
 def token_work(
@@ -43,7 +45,10 @@ def token_work(
             continue
         share = used / experts if experts and len(tensor.shape) == 3 else 1.0
         head = embedding or name in ("output.weight", "lm_head.weight")
-        work[name] = TensorWork(share=share, weights=num_weights(tensor) * share, head=head)
+        sides = "x".join(map(str, tensor.shape[-2:])) if len(tensor.shape) > 1 else ""
+        work[name] = TensorWork(
+            share=share, weights=num_weights(tensor) * share, head=head, shape=sides
+        )
     return work
 
 

@@ -9,13 +9,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kanna._util import extras
 from kanna._util.nearest import nearest
-from kanna.errors import MissingError, UsageError
+from kanna.errors import KannaError, MissingError, UsageError
 from kanna.libllama import installed
 from kanna.libllama.installed import InstalledBuild
 
@@ -226,3 +227,12 @@ def candidates() -> Iterator[Build]:
         yield NATIVE
     if choice != "native":
         yield PREBUILT
+
+
+def in_use() -> str:
+    """The package of llama.cpp that would be loaded, with its version; "" without one."""
+    with suppress(KannaError):  # a choice that cannot be kept is told where it is loaded
+        for build in candidates():
+            if build.version:
+                return f"{build.name} {build.distribution} {build.version}"
+    return ""

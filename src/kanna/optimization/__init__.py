@@ -102,7 +102,7 @@ def optimize(
         memory: Bytes that weights, cache and buffers may take in llama.cpp; the encoding of the
             cache is chosen, too.
         context: Tokens of that cache; None: those of the target, else 4096.
-        min_speed: Tokens per second that the file must be predicted to generate, GGUF alone.
+        min_speed: Tokens per second that the file must be predicted to generate.
         objective: `quality`: least divergence; `speed`: as fast as can be while the file is
             predicted no farther than the plain preset within the budget; `balanced`: half of that
             gain of time.

@@ -11,6 +11,7 @@ from typing import Any
 from kanna import families
 from kanna._util import own_files
 from kanna._util.units import format_size
+from kanna.benchmark import costs
 from kanna.calibration.windows import CalibrationWindows
 from kanna.comparison.quality import check_reference
 from kanna.comparison.rows import Row
@@ -282,11 +283,8 @@ def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
 def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
     """Refuse what the format has no use for, or cannot do here."""
     check_memory(adapter, request)
-    if request.counts_speed and not adapter.supports_speed:
-        raise UsageError(
-            f"--min-speed and --objective have no use for {adapter.format}",
-            expected="--format gguf, or a budget of bytes alone",
-        )
+    if request.counts_speed and request.speeds is None and request.chosen_target is None:
+        costs.get(adapter.format).require()
     if request.like is not None:
         adapter.preset_named(request.like)
     if request.recover and not adapter.supports_tuning:

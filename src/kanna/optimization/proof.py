@@ -148,6 +148,9 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
         if row.gate != "failed":
             break
     context.note(*(note for score in scores for note in score.notes))
+    if job.workspace.speed is not None:
+        comparison = job.adapter.comparison_context()
+        context.note(*measure_speed(rows, comparison, repeat=1))
     pick, recommended = _picked(job, rows).name, _recommended(job, rows, budget)
     tuned = next((row for row in rows if row.name == distillation.NAME), None)
     if tuned is not None and pick != tuned.name:

@@ -48,16 +48,30 @@ class SpeedGoal:
         """The goal for the matrices of a model."""
         return cls(table=table, work=matrix_work(model), floor=floor, objective=objective)
 
-    def timed(self, choices: Sequence[Choice]) -> list[Choice]:
-        """The choices with the time of every option; options of unknown time are left out."""
-        return [replace(c, options=self._timed(c.name, c.options)) for c in choices]
+    def timed(
+        self, choices: Sequence[Choice], members: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Choice]:
+        """The choices with the time of every option; options of unknown time are left out.
 
-    def _timed(self, name: str, options: Sequence[Option]) -> list[Option]:
-        work = self.work.get(name)
-        if work is None:  # rows of an embedding are looked up
-            return list(options)
-        times = [(o, self.table.seconds(o.encoding, work)) for o in options]
-        return [replace(o, seconds=s) for o, s in times if s is not None]
+        Args:
+            choices: Named by a matrix each.
+            members: The matrices that share a choice, by its name, where they are several.
+        """
+        shared = members or {}
+        return [
+            replace(c, options=self._timed(shared.get(c.name, [c.name]), c.options))
+            for c in choices
+        ]
+
+    def _timed(self, names: Sequence[str], options: Sequence[Option]) -> list[Option]:
+        # Rows of an embedding are looked up: it has no work.
+        works = [self.work[name] for name in names if name in self.work]
+        timed: list[Option] = []
+        for option in options:
+            times = [self.table.seconds(option.encoding, work) for work in works]
+            if None not in times:
+                timed.append(replace(option, seconds=sum(t for t in times if t is not None)))
+        return timed
 
     @property
     def allowed(self) -> float | None:

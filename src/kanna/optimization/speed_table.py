@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna.benchmark.encoding_costs import measure_encodings
+from kanna.benchmark.costs import measure_encodings
 from kanna.hardware import encoding_speed, measured_speed
 from kanna.model import Model
 from kanna.optimization.context import Context
@@ -32,16 +32,20 @@ def speed_goal(
     Raises:
         FormatError: The file is no table of costs.
         UnsupportedError: Nothing is known of the target's speed.
-        MissingError: llama.cpp is not installed, in which costs are measured.
+        UsageError: The file is of another format.
+        MissingError: The runtime is not installed, in which costs are measured.
     """
     if not request.counts_speed:
         return None
     if request.speeds is not None:
         table = encoding_speed.read(Path(request.speeds))
+        encoding_speed.check_format(table, request.format)
     elif request.chosen_target is not None:
         table = encoding_speed.of_target(request.chosen_target)
     else:
-        table = measure_encodings(source, model, progress=context.progress, threads=context.threads)
+        table = measure_encodings(
+            source, model, request.format, progress=context.progress, threads=context.threads
+        )
     if table.shapes and table.shapes != measured_speed.shapes_mark(model):
         context.note(
             "the costs of encodings were measured at the shapes of another model: speeds that are "

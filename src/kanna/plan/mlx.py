@@ -20,6 +20,7 @@ from kanna.plan.presets import Preset, rule_for
 
 DEFAULT = "q4"
 GROUP = 64
+_WIDTHS = tuple((bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,23 @@ def float_type(model: Model) -> str:
                 where[name] = where.get(name, 0) + tensor.nbytes
     counted = sizes or scales
     return max(counted, key=lambda n: counted[n]) if counted else "f16"
+
+
+def number_for(model: Model) -> str:
+    """The type of scales and of what is not quantized.
+
+    That of the model, float16 where its matrices are float32: scales and biases in float32 take two
+    bits per weight at groups of 32, and gain nothing over half of that.
+    """
+    wide = any(t.dtype == "f32" and len(t.shape) == 2 for t in model.tensors.values())
+    number = float_type(model)
+    return "f16" if number == "f32" and wide else number
+
+
+def candidates(model: Model) -> tuple[str, ...]:
+    """What `optimize` chooses from: every width and group, and floats."""
+    number = number_for(model)
+    return (*(name_of(bits, group, number) for bits, group in _WIDTHS), number)
 
 
 def _preset(name: str, recipe: Recipe) -> Preset:

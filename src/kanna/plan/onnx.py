@@ -30,6 +30,24 @@ EXACT, INT8 = 0, 4
 Inputs are rounded group by group. INT8 is what a plan that says nothing gets, measured in
 docs/onnx.md: with 4 bits it costs a hundredth of the KL, with 2 and 8 bits EXACT has no kernel.
 """
+CANDIDATES = (
+    "nbits2g32",
+    "nbits2g64",
+    "nbits4g16",
+    "nbits4g16s",
+    "nbits4g32",
+    "nbits4g32s",
+    "nbits4g64",
+    "nbits4g128",
+    "nbits8g32",
+    "nbits8g64s",
+    "nbits8g128s",
+    "f32",
+)
+"""What onnxruntime's CPU kernels multiply by at full speed.
+
+2 bits in groups of 16 take a hundred times longer.
+"""
 KERNELS = (4,)
 """Bits of codes that onnxruntime multiplies in float32 without widening the matrix each time."""
 

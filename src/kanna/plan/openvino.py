@@ -16,6 +16,20 @@ DEFAULT = "int4"
 WIDE_GROUP = 256
 """Values per scale of head and embedding, whose 8 bits need no more."""
 
+CANDIDATES = (
+    "nbits4g32",
+    "nbits4g32s",
+    "nbits4g64",
+    "nbits4g64s",
+    "nbits4g128",
+    "nbits4g128s",
+    "nbits8g32",
+    "nbits8g128",
+    "nbits8g128s",
+    "f16",
+)
+"""What OpenVINO's CPU plugin multiplies by without widening a matrix first."""
+
 
 def runtime_options(encodings: Collection[str]) -> dict[str, str]:
     """What a graph tells OpenVINO of how to run it, where whoever loads it says nothing.

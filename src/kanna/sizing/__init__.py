@@ -116,7 +116,7 @@ def fit(
         format: Whose presets they are.
         target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon;
             None: this machine.
-        speeds: A file of costs of encodings, as `bench` exports them (GGUF); None: without a
+        speeds: A file of costs of encodings, as `bench` exports them; None: without a
             target those of this machine, where they were measured.
         mmproj: Count the source's vision tower, in 16 bits and reading a picture.
         revision: Branch, tag or commit of a model on the hub.
@@ -181,16 +181,11 @@ def _speeds(
     model: Model, format: Format, device: TargetChoice | None, file: str | Path | None
 ) -> EncodingSpeeds | None:
     """Costs of encodings that were named, or measured here; None: speed is estimated."""
-    if format.name != formats.DEFAULT:
-        if file is not None:
-            raise UsageError(
-                f"costs of encodings in llama.cpp say nothing of {format.title}",
-                expected=f"--format {formats.DEFAULT}",
-            )
-        return None
     if file is not None:
-        return encoding_speed.read(Path(file))
-    return measured_speed.cached(model) if device is None else None
+        table = encoding_speed.read(Path(file))
+        encoding_speed.check_format(table, format.name)
+        return table
+    return measured_speed.cached(model, format) if device is None else None
 
 
 def _speed_notes(model: Model, table: EncodingSpeeds) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kanna.cli import options
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -48,8 +48,13 @@ if TYPE_CHECKING:
 @click.option(
     "--encodings",
     is_flag=True,
-    help="What each encoding costs a token in llama.cpp here, at the shapes of MODEL; minutes, "
-    "the first time.",
+    help="What each encoding costs a token here, at the shapes of MODEL; minutes, the first time.",
+)
+@click.option(
+    "--format",
+    metavar="FORMAT",
+    shell_complete=shells.format_names,
+    help="With --encodings: in whose runtime; gguf, onnx, mlx or openvino. [default: gguf]",
 )
 @click.option(
     "--export",

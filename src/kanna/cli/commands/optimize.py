@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     "--min-speed",
     type=options.NUMBER,
     metavar="TOKENS/S",
-    help="Budget: tokens per second that the file must be predicted to generate (GGUF).",
+    help="Budget: tokens per second that the file must be predicted to generate.",
 )
 @click.option(
     "--objective",

@@ -17,6 +17,7 @@ from kanna.formats.memory import (
     llama_cache_value,
     llama_on_demand,
 )
+from kanna.libllama import builds
 from kanna.plan import gguf as presets
 
 __all__ = [
@@ -52,6 +53,7 @@ FORMAT = Format(
     suffix=".gguf",
     runtime="llamacpp",
     runtime_title="llama.cpp",
+    build=builds.in_use,
     presets=presets.PRESETS,
     default_preset=presets.DEFAULT,
     compared_presets=("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K"),

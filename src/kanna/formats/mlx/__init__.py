@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from kanna._util import extras
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.formats.base import Format, StoredWeights
@@ -64,6 +66,7 @@ FORMAT = Format(
     carries=_carries,
     runtime="mlx",
     runtime_title="mlx-lm",
+    build=partial(extras.installed, "mlx", "mlx-lm"),
     presets=presets.PRESETS,
     default_preset=presets.DEFAULT,
     compared_presets=("q8", "mixed", "q4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 from kanna._util import extras
@@ -64,6 +65,7 @@ FORMAT = Format(
     carries=_carries,
     runtime="onnx",
     runtime_title="onnxruntime",
+    build=partial(extras.installed, "onnxruntime"),
     presets=presets.PRESETS,
     default_preset=presets.DEFAULT,
     compared_presets=("w8", "int4-mixed", "int4"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from kanna._util import extras
 from kanna.encodings import Encoding
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, key_length, step_buffers
@@ -50,6 +52,7 @@ FORMAT = Format(
     carries=_carries,
     runtime="openvino",
     runtime_title="OpenVINO",
+    build=partial(extras.installed, "openvino"),
     presets=presets.PRESETS,
     default_preset=presets.DEFAULT,
     compared_presets=("int8", "int4-mixed", "int4"),

@@ -71,7 +71,6 @@ class Adapter:
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
             divergences by kind of text, too.
         supports_tuning: Whether it has a `tuning_subject`.
-        supports_speed: Whether plans are chosen under a budget of time.
         tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
         seconds: That the matrices of a plan may take of a token; None: as many as they like.
     """
@@ -82,7 +81,6 @@ class Adapter:
     supports_probing: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
-    supports_speed: ClassVar[bool] = False
     tuning_bytes: ClassVar[int] = 0
 
     def __init__(self, workspace: Workspace) -> None:

@@ -56,7 +56,6 @@ class GGUFAdapter(Adapter):
     supports_probing = True
     supports_local_search = True
     supports_tuning = True
-    supports_speed = True
     tuning_bytes = 128
 
     def candidates(self) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from kanna.conversion import Guidance
 from kanna.conversion.mlx import MLXConversion, MLXSizes
-from kanna.encodings.grouped.affine import NUMBERS, name_of
+from kanna.encodings.grouped.affine import NUMBERS
 from kanna.families import load_model
-from kanna.model import Model
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.kl_scorer import HeldOutWindows
@@ -18,19 +17,6 @@ from kanna.optimization.tuning.folder import FolderSubject
 from kanna.plan import Plan
 from kanna.plan import mlx as presets
 from kanna.sources import open_source
-
-_WIDTHS = tuple((bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128))
-
-
-def number_for(model: Model) -> str:
-    """The type of scales and of what is not quantized.
-
-    That of the model, float16 where its matrices are float32: scales and biases in float32 take two
-    bits per weight at groups of 32, and gain nothing over half of that.
-    """
-    wide = any(t.dtype == "f32" and len(t.shape) == 2 for t in model.tensors.values())
-    number = presets.float_type(model)
-    return "f16" if number == "f32" and wide else number
 
 
 class MLXAdapter(Adapter):
@@ -42,11 +28,11 @@ class MLXAdapter(Adapter):
     @property
     def full(self) -> str:
         """The type of scales and of what is not quantized."""
-        return number_for(self.workspace.model)
+        return presets.number_for(self.workspace.model)
 
     def candidates(self) -> Sequence[str]:
         """Every width and group, and floats."""
-        return (*(name_of(bits, group, self.full) for bits, group in _WIDTHS), self.full)
+        return presets.candidates(self.workspace.model)
 
     def constraints(self, request: OptimizeRequest) -> Constraints:
         """As the user has them; `affine4g64` means the model's own type."""

@@ -42,25 +42,6 @@ from kanna.plan import Plan
 from kanna.plan import onnx as presets
 from kanna.plan.allocate import Choice, Option
 
-CANDIDATES = (
-    "nbits2g32",
-    "nbits2g64",
-    "nbits4g16",
-    "nbits4g16s",
-    "nbits4g32",
-    "nbits4g32s",
-    "nbits4g64",
-    "nbits4g128",
-    "nbits8g32",
-    "nbits8g64s",
-    "nbits8g128s",
-    "f32",
-)
-"""What onnxruntime's CPU kernels multiply by at full speed.
-
-2 bits in groups of 16 take a hundred times longer.
-"""
-
 
 def rounded_inputs(encoding: Encoding, x: F32) -> F32 | None:
     """Inputs f32 [tokens, columns] as a node of accuracy_level 4 rounds them.
@@ -121,7 +102,7 @@ class ONNXAdapter(Adapter):
 
     def candidates(self) -> Sequence[str]:
         """What onnxruntime multiplies by at full speed."""
-        return CANDIDATES
+        return presets.CANDIDATES
 
     @property
     def rounding(self) -> InputRounding:
@@ -225,7 +206,8 @@ class ONNXAdapter(Adapter):
                     f"no encoding is left for {', '.join(members)}", todo="exclude fewer encodings"
                 )
             choices.append(Choice(name=members[0], options=options))
-        return choices
+        speed = self.workspace.speed
+        return speed.timed(choices, {m[0]: m for m in self.nodes}) if speed else choices
 
     def plan(self, choices: Sequence[Choice], encodings: Mapping[str, str]) -> Plan:
         """The plan of one rule per node, with a rule for every matrix of it."""
@@ -239,7 +221,12 @@ class ONNXAdapter(Adapter):
         return plan.model_copy(update={"rules": rules})
 
     def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
-        """The least cost within so many bytes, and the time of the builder's mix of that size."""
+        """The least cost within so many bytes, and the time of the builder's mix of that size.
+
+        Where something is asked of the speed, that counts instead.
+        """
+        if self.workspace.speed is not None:
+            return super().share(choices, nbytes)
         return share_within_time(choices, nbytes, self._weights, self.sizes.tied)
 
     def conversion(

@@ -6,20 +6,7 @@ from collections.abc import Sequence
 
 from kanna.formats.openvino import tokenizers
 from kanna.optimization.adapters.base import Adapter
-
-CANDIDATES = (
-    "nbits4g32",
-    "nbits4g32s",
-    "nbits4g64",
-    "nbits4g64s",
-    "nbits4g128",
-    "nbits4g128s",
-    "nbits8g32",
-    "nbits8g128",
-    "nbits8g128s",
-    "f16",
-)
-"""What OpenVINO's CPU plugin multiplies by without widening a matrix first."""
+from kanna.plan import openvino as presets
 
 
 class OpenVINOAdapter(Adapter):
@@ -29,7 +16,7 @@ class OpenVINOAdapter(Adapter):
 
     def candidates(self) -> Sequence[str]:
         """What the CPU plugin multiplies by at full speed."""
-        return CANDIDATES
+        return presets.CANDIDATES
 
     def check_available(self) -> None:
         """What makes the tokenizer's graphs."""

@@ -19,7 +19,7 @@ VERB = StepVerb(
         )
     },
     measures=True,
-    own=frozenset({"encodings", "export"}),
+    own=frozenset({"encodings", "export", "format"}),
     words=frozenset({"mtp"}),
     runs=True,
     memory=loaded(1.2),

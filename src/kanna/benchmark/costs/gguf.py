@@ -10,26 +10,24 @@ table predicts is its error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanna import encodings, families, libllama
-from kanna._util import own_files
-from kanna._util.atomic import write_json
-from kanna._util.bars import shown
+from kanna import encodings, libllama
 from kanna._util.processes import ask
-from kanna._util.progress import Progress
-from kanna.benchmark.load import BUSY, LoadMeter
+from kanna.benchmark.costs.base import LEAST_ERROR, Clock, Costs
+from kanna.benchmark.load import LoadMeter
 from kanna.benchmark.skeleton import Skeletons, matrices_of
-from kanna.errors import KannaError, OutputError, UnsupportedError, UsageError
+from kanna.errors import KannaError, UnsupportedError
+from kanna.formats.gguf import FORMAT
 from kanna.hardware import measured_speed
-from kanna.hardware.cpu import cpu, default_threads
+from kanna.hardware.cpu import cpu
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.token_work import TensorWork, matrix_work
 from kanna.model import Model
-from kanna.sources import Source, open_source
+from kanna.sources import Source
 
 BASE = "q8_0"
 """Beside which the others are timed; every row of 32 values can have it."""
@@ -38,7 +36,6 @@ WEIGHTS = 64_000_000
 ROUNDS, TOKENS, PROMPT = 5, (12, 64), 512
 _LEAST = 0.02
 """Of the cost of BASE: noise makes no encoding free."""
-_LEAST_ERROR = 0.05
 _PRESETS = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q8_0")
 """Whole files that the table is tried on; those that the shapes refuse are left out."""
 
@@ -51,96 +48,17 @@ class _Times:
     prompt: list[float]
 
 
-def usual_encodings() -> list[str]:
+def usual_encodings(_: Model) -> list[str]:
     """Those that `optimize` looks at and presets are made of."""
     return [*encodings.candidates(), "bf16"]
 
 
-def measured(
-    references: Sequence[str | Path],
-    *,
-    threads: int | None,
-    export: str | Path | None,
-    offline: bool,
-    progress: Progress | None,
-) -> list[EncodingSpeeds]:
-    """Costs at the shapes of each source; see `kanna.bench`.
-
-    Raises:
-        UsageError: Costs of several sources should go into one file.
-        OutputError: The file cannot be written.
-    """
-    if export is not None and len(references) != 1:
-        raise UsageError(f"costs at {len(references)} shapes for one file", expected="one model")
-    shown_progress = shown(progress)
-    tables: list[EncodingSpeeds] = []
-    for reference in references:
-        source = open_source(reference, offline=offline, progress=shown_progress)
-        model = families.load_decoder(source)
-        tables.append(measure_encodings(source, model, progress=shown_progress, threads=threads))
-    if export is not None:
-        try:
-            write_json(Path(export), tables[0].to_dict())
-        except OSError as error:
-            raise OutputError(f"{export}: {error.strerror}", todo="name another file") from None
-    return tables
-
-
-def measure_encodings(
-    source: Source,
-    model: Model,
-    *,
-    progress: Progress,
-    names: Sequence[str] | None = None,
-    threads: int | None = None,
-) -> EncodingSpeeds:
-    """Measure what is not in the cache yet; each encoding is kept as soon as it is known.
-
-    Args:
-        source: What is converted.
-        model: It, with roles.
-        progress: Where to report.
-        names: Encodings; None: all that `optimize` looks at.
-        threads: None: one per core.
-
-    Raises:
-        MissingError: llama.cpp is not installed.
-        UnsupportedError: The rows of no matrix are whole blocks of 32.
-    """
-    libllama.library()
-    threads = threads or default_threads()
-    bench = _Bench(source, model, threads)
-    table = measured_speed.cached(model, threads)
-    wanted = [n for n in names or usual_encodings() if bench.fits(n)]
-    missing = [n for n in wanted if table is None or n not in table.generation]
-    if table is not None and not missing:
-        return table
-    progress.start("encodings", len(missing) + 1, "encodings")
-    try:
-        with own_files.scratch() as scratch:
-            bench.folder = Path(scratch)
-            if table is None:
-                table = bench.base()
-                measured_speed.keep(table, model)
-            progress.advance(1, BASE)
-            for name in missing:
-                if name != BASE:
-                    table = bench.added(table, name)
-                    measured_speed.keep(table, model)
-                progress.advance(1, name)
-            table = replace(table, error=bench.error(table))
-            measured_speed.keep(table, model)
-    finally:
-        progress.finish()
-    return table
-
-
-class _Bench:
+class SkeletonBench:
     """The files of one model, and what they take."""
 
-    def __init__(self, source: Source, model: Model, threads: int) -> None:
+    def __init__(self, source: Source, model: Model, threads: int, folder: Path) -> None:
         self._skeletons, self._model, self._threads = Skeletons(source, model), model, threads
-        self.folder = Path()
+        self.usual, self.folder = BASE, folder
         self._work = {n: w for n, w in matrix_work(model).items() if w.weights}
         layers = self._skeletons.layers
         each = sum(w.weights for w in self._layers(layers).values()) / max(layers, 1)
@@ -195,7 +113,7 @@ class _Bench:
             files: Each with whether a prompt is timed, too.
             rounds: None: ROUNDS.
         """
-        load = LoadMeter()
+        clock = Clock(LoadMeter(), self._threads)
         task = {
             "paths": [str(path) for path in files],
             "prompts": list(files.values()),
@@ -206,13 +124,11 @@ class _Bench:
             "threads": self._threads,
         }
         times: dict[str, Any] = ask("kanna.benchmark.encoding_child", task, "timing encodings")
-        others = load.others()
-        # Waiting for a processor that others use is no cost of an encoding.
-        clock, share = (1, self._threads) if others is not None and others >= BUSY else (0, 1)
+        taken = clock.choose()
         return [
             _Times(
-                generation=[s / share for s in times["generation"][at][clock]],
-                prompt=[s / share for s in times["prompt"][at][clock]],
+                generation=[taken(both) for both in times["generation"][at]],
+                prompt=[taken(both) for both in times["prompt"][at]],
             )
             for at in range(len(files))
         ]
@@ -235,7 +151,7 @@ class _Bench:
         slowest = max(long.generation) / min(long.generation)
         return EncodingSpeeds(
             machine=cpu().model,
-            build=measured_speed.build_in_use(),
+            build=FORMAT.build(),
             threads=self._threads,
             shapes=measured_speed.shapes_mark(self._model),
             token=token * 1e6,
@@ -279,8 +195,8 @@ class _Bench:
             head={**table.head, name: of_head} if heads else table.head,
         )
 
-    def error(self, table: EncodingSpeeds) -> float:
-        """How far the table is from files of presets: the largest ratio, less 1."""
+    def finished(self, table: EncodingSpeeds) -> EncodingSpeeds:
+        """The table with how far it is from files of presets: the largest ratio, less 1."""
         files: dict[Path, dict[str, str]] = {}
         for preset in _PRESETS:
             try:
@@ -291,11 +207,14 @@ class _Bench:
             self._skeletons.write(path, self._long, chosen)
             files[path] = chosen
         times = self._timed(dict.fromkeys(files, False))
-        worst = _LEAST_ERROR
+        worst = LEAST_ERROR
         here = self._layers(self._long) | {n: w for n, w in self._work.items() if w.head}
         for chosen, taken in zip(files.values(), times, strict=True):
             speed = table.predict((chosen[n], w) for n, w in here.items())
             if speed.generation is not None:
                 ratio = speed.generation * min(taken.generation)
                 worst = max(worst, ratio - 1, 1 / ratio - 1)
-        return round(worst, 3)
+        return replace(table, error=round(worst, 3))
+
+
+COSTS = Costs(encodings=usual_encodings, open=SkeletonBench, require=libllama.library)
