@@ -107,6 +107,8 @@ class EncoderConversion:
             scratch,
             ids=self._ids(),
             calibrator=self.kind.calibrator,
+            bits=self.kind.bits,
+            wide=self.kind.wide,
             include=self.request.include,
             exclude=self.request.exclude,
             progress=options.progress,

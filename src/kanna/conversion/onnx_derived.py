@@ -71,6 +71,8 @@ class DerivedConversion(FloatConversion):
             scratch,
             ids=ids,
             calibrator=self.kind.calibrator,
+            bits=self.kind.bits,
+            wide=self.kind.wide,
             cache=[decoder["num_key_value_heads"], decoder["head_size"]],
             include=self.request.include,
             exclude=self.request.exclude,

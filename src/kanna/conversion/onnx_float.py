@@ -26,6 +26,7 @@ from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.onnx import FORMAT, build, static_shapes
+from kanna.formats.onnx.quantize import EMBEDDING, HEAD
 from kanna.formats.stream import WriteResult, replacing
 from kanna.model import Model, Tensor, num_weights
 from kanna.plan import onnx as presets
@@ -59,11 +60,15 @@ def sized_whole(model: Model, tensors: Mapping[str, Tensor], preset: str) -> Siz
     entries = [
         replace(e, encoding=stored) if len(e.tensor.shape) > 1 else e for e in resolved.entries
     ]
+    nbytes = {e.name: e.nbytes for e in entries}
+    if DERIVED[preset].bits < encodings.get("i8").bits:
+        # The head and the embedding, which may be one array, stay in 8 bits.
+        few = [e for e in entries if len(e.tensor.shape) > 1 and e.name not in (HEAD, EMBEDDING)]
+        nbytes |= {e.name: e.nbytes * DERIVED[preset].bits // 8 for e in few}
     weights = sum(num_weights(e.tensor) for e in entries)
-    bits = 8 * sum(e.nbytes for e in entries) / max(1, weights)
-    return sized_floats(
-        replace(resolved, name=preset, entries=entries, bits=bits, nominal_bits=bits)
-    )
+    bits = 8 * sum(nbytes.values()) / max(1, weights)
+    resolved = replace(resolved, name=preset, entries=entries, bits=bits, nominal_bits=bits)
+    return SizedPlan(resolved=resolved, file_bytes=sum(nbytes.values()), nbytes=nbytes)
 
 
 class FloatConversion:

@@ -17,12 +17,14 @@ class Derived:
         bits: Of a matrix's weight.
         storage: `f16` or `bf16`, or "" for int8.
         calibrator: Of static int8, or "" for dynamic.
+        wide: Whether activations have 16 bits.
     """
 
     summary: str
     bits: int
     storage: str = ""
     calibrator: str = ""
+    wide: bool = False
 
     @property
     def int8(self) -> bool:
@@ -36,6 +38,7 @@ class Derived:
             "bits": self.bits,
             "storage": self.storage,
             "calibrator": self.calibrator,
+            "activation_bits": 16 if self.wide else 0,
         }
         return {name: value for name, value in facts.items() if value}
 
@@ -53,6 +56,19 @@ DERIVED = {
     ),
     "w8a8": Derived(
         summary="static int8 (QDQ): ranges from calibration text", bits=8, calibrator="minmax"
+    ),
+    "w8a16": Derived(
+        summary="static QDQ for NPUs: weights of 8 bits per channel, activations of 16",
+        bits=8,
+        calibrator="minmax",
+        wide=True,
+    ),
+    "w4a16": Derived(
+        summary="static QDQ for NPUs: weights of 4 bits per channel, the head and the embedding in"
+        " 8, activations of 16",
+        bits=4,
+        calibrator="minmax",
+        wide=True,
     ),
     "w8a8-percentile": Derived(
         summary="static int8 (QDQ): ranges that hold 99.99 %", bits=8, calibrator="percentile"

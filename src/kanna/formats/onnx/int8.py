@@ -27,6 +27,8 @@ def quantize(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     smoothing: bool = True,
+    bits: int = 8,
+    wide: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Quantize the float graph `source`/model.onnx into `out`; figures of what was done.
@@ -41,6 +43,8 @@ def quantize(
         include: Patterns of the names of products that are quantized; none: all.
         exclude: Patterns of the names of products that stay float.
         smoothing: Fold outliers of activations into norms where it lowers the error.
+        bits: Of a weight, 8, or 4 where activations are wide.
+        wide: Whether activations have 16 bits.
         progress: Where progress is reported.
 
     Raises:
@@ -54,9 +58,9 @@ def quantize(
         "calibrator": calibrator,
         "feeds": str(feeds),
         "cache": list(cache),
-        "include": list(include),
-        "exclude": list(exclude),
+        "patterns": {"included": list(include), "excluded": list(exclude)},
         "smoothing": smoothing,
+        "wide_bits": bits if wide else 0,
     }
     command = module_command("kanna.formats.onnx.int8_worker", json.dumps(task))
     progress.start("quantize to int8", None, "products")

@@ -9,21 +9,20 @@ the caller.
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kanna._util.processes import end_with_parent
-from kanna.formats.onnx import ranges, smooth
+from kanna.formats.onnx import qdq, ranges, smooth
+from kanna.formats.onnx.float_graph import PRODUCTS, FloatGraph
 from kanna.model import F32
 
 # Rows of activations that smoothing is judged on.
 _ROWS = 96
-_PRODUCTS = ("MatMul", "Gemm")
 _NORMS = {
     "SimplifiedLayerNormalization": (1,),
     "SkipSimplifiedLayerNormalization": (2,),
@@ -34,74 +33,7 @@ _NORMS = {
 """Norms, and which of their inputs are gains and offsets."""
 
 
-class Float:
-    """The float graph with its values, and what reads what in it."""
-
-    def __init__(self, path: Path) -> None:
-        import onnx
-
-        self.path = path
-        self.model: Any = onnx.load(str(path))
-        self.values = {t.name: t for t in self.model.graph.initializer}
-        self.readers: dict[str, list[Any]] = {}
-        self.writer: dict[str, Any] = {}
-        for node in self.model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-            for name in node.output:
-                self.writer[name] = node
-
-    def get(self, name: str) -> F32:
-        """The values of a constant."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.values[name])
-
-    def set(self, name: str, value: F32) -> None:
-        """Replace the values of a constant, as float32."""
-        from onnx import numpy_helper
-
-        self.values[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
-
-    def products(self, excluded: Sequence[str], included: Sequence[str]) -> list[Any]:
-        """Matrix products with constant weights that are to be quantized."""
-        return [
-            n
-            for n in self.model.graph.node
-            if n.op_type in _PRODUCTS
-            and n.input[1] in self.values
-            and (not included or any(re.search(p, n.name) for p in included))
-            and not any(re.search(p, n.name) for p in excluded)
-        ]
-
-    def run(
-        self, feeds: Sequence[Mapping[str, Any]], names: Sequence[str]
-    ) -> Iterator[dict[str, F32]]:
-        """Values of `names` for each feed, f32 [rows, channels]."""
-        import onnx
-        import onnxruntime
-
-        wanted = list(dict.fromkeys(names))
-        copy = onnx.load(str(self.path), load_external_data=False)
-        own = {o.name for o in copy.graph.output}
-        copy.graph.output.extend(
-            onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in own
-        )
-        augmented = self.path.with_name("augmented.onnx")
-        onnx.save(copy, str(augmented))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # What is asked for must not be fused away.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        session = onnxruntime.InferenceSession(
-            str(augmented), options, providers=["CPUExecutionProvider"]
-        )
-        for feed in feeds:
-            values: list[Any] = list(session.run(wanted, dict(feed)))
-            yield {n: x.reshape(-1, x.shape[-1]) for n, x in zip(wanted, values, strict=True)}
-
-
-def groups(graph: Float, products: Sequence[Any]) -> list[tuple[str, list[Any], list[str]]]:
+def groups(graph: FloatGraph, products: Sequence[Any]) -> list[tuple[str, list[Any], list[str]]]:
     """What may be folded: an activation, the products that read it, and constants to divide.
 
     Only `products` read the activation. The constants are, behind a norm, its gain (and offset);
@@ -137,7 +69,7 @@ def groups(graph: Float, products: Sequence[Any]) -> list[tuple[str, list[Any], 
 
 
 def fold(
-    graph: Float, products: Sequence[Any], feeds: Sequence[Mapping[str, Any]]
+    graph: FloatGraph, products: Sequence[Any], feeds: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Smooth every group that gains by it; figures of how many did and what it gave."""
     all_groups = groups(graph, products)
@@ -181,9 +113,9 @@ def quantize(
     calibrator: str,
     feeds: str,
     cache: Sequence[int],
-    exclude: Sequence[str],
-    include: Sequence[str],
+    patterns: Mapping[str, Sequence[str]],
     smoothing: bool,
+    wide_bits: int,
 ) -> dict[str, Any]:
     """Quantize `source`/model.onnx into `out`/model.onnx.
 
@@ -193,14 +125,15 @@ def quantize(
         calibrator: One of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8.
         feeds: A .npy of ids, int64 [windows, tokens].
         cache: Heads and width of a decoder's cache, or [].
-        exclude: Patterns of the names of products that stay float.
-        include: Patterns of the names of products that are quantized; none: all.
+        patterns: Of the names of products: `excluded` ones stay float, and of the others those
+            that are `included`, all where there is none.
         smoothing: Fold outliers of activations into norms where it lowers the error.
+        wide_bits: Of a weight, where activations have 16 bits; 0: they have 8.
     """
     import onnx
 
-    graph = Float(Path(source) / "model.onnx")
-    products = graph.products(exclude, include)
+    graph = FloatGraph(Path(source) / "model.onnx")
+    products = graph.products(**patterns)
     batches = [_feed(graph, ids[None], cache) for ids in np.load(feeds)]
     figures = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
     if figures["smoothed"]:
@@ -208,10 +141,12 @@ def quantize(
         onnx.save(
             graph.model, str(folded), save_as_external_data=True, location="smoothed.onnx.data"
         )
-        graph = Float(folded)
-        products = graph.products(exclude, include)
+        graph = FloatGraph(folded)
+        products = graph.products(**patterns)
     names = [n.name for n in products]
-    if calibrator:
+    if wide_bits:
+        model = qdq.quantize(graph, products, batches, wide_bits)
+    elif calibrator:
         inputs = [n.input[0] for n in products]
         model = _static(graph, names, ranges.ranges(graph.run(batches, inputs), calibrator))
     else:
@@ -228,7 +163,7 @@ def quantize(
     return figures | {"products": len(names)}
 
 
-def _feed(graph: Float, ids: Any, cache: Sequence[int]) -> dict[str, Any]:
+def _feed(graph: FloatGraph, ids: Any, cache: Sequence[int]) -> dict[str, Any]:
     """Inputs of one window, ids int64 [1, tokens], with an empty cache."""
     feed: dict[str, Any] = {}
     for given in graph.model.graph.input:
@@ -245,14 +180,14 @@ def _feed(graph: Float, ids: Any, cache: Sequence[int]) -> dict[str, Any]:
     return feed
 
 
-def _dynamic(graph: Float, names: list[str], out: Path) -> Any:
+def _dynamic(graph: FloatGraph, names: list[str], out: Path) -> Any:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
         graph.path,
         out / "dynamic.onnx",
-        op_types_to_quantize=list(_PRODUCTS),
+        op_types_to_quantize=list(PRODUCTS),
         nodes_to_quantize=names,
         per_channel=True,
         weight_type=QuantType.QInt8,
@@ -262,7 +197,7 @@ def _dynamic(graph: Float, names: list[str], out: Path) -> Any:
     return onnx.load(str(out / "dynamic.onnx"))
 
 
-def _static(graph: Float, names: list[str], limits: Mapping[str, tuple[float, float]]) -> Any:
+def _static(graph: FloatGraph, names: list[str], limits: Mapping[str, tuple[float, float]]) -> Any:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -280,12 +215,12 @@ def _static(graph: Float, names: list[str], limits: Mapping[str, tuple[float, fl
         tensors_range=TensorsData(CalibrationMethod.MinMax, tensors),
         nodes_to_quantize=names,
         nodes_to_exclude=[],
-        op_types_to_quantize=list(_PRODUCTS),
+        op_types_to_quantize=list(PRODUCTS),
         # The product itself stays float32: a second rounding would cost and give nothing.
         extra_options={
             "WeightSymmetric": True,
             "ActivationSymmetric": False,
-            "OpTypesToExcludeOutputQuantization": list(_PRODUCTS),
+            "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
             "QuantizeBias": False,
         },
     )

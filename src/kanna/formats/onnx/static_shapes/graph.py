@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna.errors import UnsupportedError
+from kanna.formats.onnx import node_order
 from kanna.formats.onnx.static_shapes import norms
 from kanna.formats.onnx.static_shapes.attention import COSINE, PAST_KEY, SINE, Attention
 from kanna.formats.onnx.static_shapes.node_list import NodeList
@@ -47,7 +48,7 @@ def fixed(model: Any, *, chunk: int, context: int, names: Mapping[str, Any], siz
             nodes.nodes.append(node)
     caches = {node.input[PAST_KEY] for node in graph.node if node.op_type == _ATTENTION}
     heads = _heads(graph)
-    kept = _needed(nodes.nodes, [o.name for o in graph.output])
+    kept = node_order.needed(nodes.nodes, [o.name for o in graph.output])
     read = {name for node in kept for name in node.input}
     _refuse_dynamic(graph, read, names)
     initializers = [t for t in (*graph.initializer, *nodes.initializers) if t.name in read]
@@ -116,24 +117,6 @@ def _short_tables(graph: Any, context: int) -> list[Any]:
             tensors.append(tensor)
         return tensors
     return []
-
-
-def _needed(nodes: list[Any], outputs: list[str]) -> list[Any]:
-    """Nodes that are read, each after those that it reads: quantizers append out of order."""
-    makers = {name: node for node in nodes for name in node.output if name}
-    kept: dict[int, Any] = {}
-    waiting = [(name, False) for name in reversed(outputs)]
-    while waiting:
-        name, read = waiting.pop()
-        node = makers.get(name)
-        if node is None or id(node) in kept:
-            continue
-        if read:
-            kept[id(node)] = node
-            continue
-        waiting.append((name, True))
-        waiting += [(given, False) for given in reversed(node.input)]
-    return list(kept.values())
 
 
 def _refuse_dynamic(graph: Any, read: set[str], names: Mapping[str, Any]) -> None:
