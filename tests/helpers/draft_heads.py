@@ -26,6 +26,12 @@ class _Plain:
     def get_base_model(self) -> Any:
         return self.model
 
+    def eval(self) -> None:
+        self.model.eval()
+
+    def train(self, mode: bool) -> None:
+        self.model.train(mode)
+
 
 class TorchHead:
     """The head of a folder that `tiny_models` wrote, beside its model: one guess after another."""

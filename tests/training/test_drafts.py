@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ from helpers.draft_heads import TorchHead, mostly_right
 
 import kanna
 from kanna._util.progress import Silent
+from kanna.adapters import DRAFT_HEAD, open_adapter
 from kanna.benchmark import OWN_HEAD, draft_prompts
 from kanna.cli.main import cli
 from kanna.errors import FormatError, UsageError
+from kanna.training.checkpoints import Checkpoints
+from kanna.training.drafts import head_training
+from kanna.training.drafts.head_training import HeadTraining
+from kanna.training.drafts.own_head import OwnHead, tensors_of
 from kanna.training.drafts.phase import PROMPTS
 from kanna.training.drafts.written_text import WrittenText, prompts
+from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import UNLEARNED, TokenizedExample, TokenizedPair
 
 needs.package("trl")
@@ -46,7 +53,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(home: Path) -> kanna.AdaptResult:
     out = home / "out"
-    return kanna.adapt(home / "source", home / "data.jsonl", out, draft=OWN_HEAD, **SETTINGS)
+    data = home / "data.jsonl"
+    return kanna.adapt(home / "source", data, out, draft=OWN_HEAD, retrain_draft=True, **SETTINGS)
 
 
 def test_a_fine_tune_costs_its_head_guesses_and_the_report_says_so(
@@ -54,7 +62,9 @@ def test_a_fine_tune_costs_its_head_guesses_and_the_report_says_so(
 ) -> None:
     base, tuned = trained.draft["base"], trained.draft["tuned"]
     assert base["acceptance"] > 0.3 and tuned["acceptance"] < 0.5 * base["acceptance"]
-    assert any("speculative decoding is slower" in note for note in trained.notes)
+    again = trained.draft["retrained"]
+    assert trained.draft["kept"] and again["acceptance"] > 0.5 * base["acceptance"]
+    assert any("trained on for 16 steps" in note for note in trained.notes)
     assert "Guesses of mtp taken" in dict(trained.facts())
     page = (home / "out" / "report.html").read_text()
     assert "Speculative decoding" in page and f"{base['acceptance']:.1%}" in page
@@ -65,9 +75,14 @@ def test_a_fine_tune_costs_its_head_guesses_and_the_report_says_so(
 
 def test_llama_cpp_counts_the_same(home: Path, trained: kanna.AdaptResult, tmp_path: Path) -> None:
     needs.llama_cpp()
-    paths = [tmp_path / f"{name}.gguf" for name in ("base", "tuned")]
+    names = ("base", "tuned", "retrained")
+    paths = [tmp_path / f"{name}.gguf" for name in names]
+    plain = tmp_path / "adapter"
+    shutil.copytree(home / "out", plain)
+    (plain / DRAFT_HEAD).unlink()
     kanna.convert(home / "source", paths[0], preset="F32", threads=1)
-    kanna.merge(home / "source", home / "out", paths[1], preset="F32", threads=1)
+    for folder, path in zip((plain, home / "out"), paths[1:], strict=True):
+        kanna.merge(home / "source", folder, path, preset="F32", threads=1)
     rows = kanna.bench(
         paths,
         prompt_tokens=8,
@@ -77,12 +92,88 @@ def test_llama_cpp_counts_the_same(home: Path, trained: kanna.AdaptResult, tmp_p
         draft=OWN_HEAD,
         draft_prompts=home / "out" / PROMPTS,
     )
-    for row, side in zip(rows, ("base", "tuned"), strict=True):
+    for row, side in zip(rows, names, strict=True):
         ours, theirs = trained.draft[side], row.draft or {}
         print(f"MEASURE {side} torch {ours['acceptance']:.3f} llama.cpp {theirs['acceptance']:.3f}")
         # Keys and values in 16 bits may turn a near tie, and all that follows it.
         assert abs(ours["drafted"] - theirs["drafted"]) <= 8
         assert theirs["acceptance"] == pytest.approx(ours["acceptance"], abs=0.08)
+
+
+def test_an_adapter_alone_leaves_the_head_out(home: Path, trained: kanna.AdaptResult) -> None:
+    assert trained.draft["kept"]
+    assert set(open_adapter(home / "out").draft_head) == set(
+        tensors_of(kanna.open_source(home / "source"))
+    )
+    done = kanna.convert(
+        home / "source", adapter=home / "out", format="gguf", dry_run=True, threads=1
+    )
+    assert any("head for further tokens is left out" in note for note in done.notes)
+
+
+def test_a_head_that_was_interrupted_goes_on_to_the_same_values(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        home / "source", dtype=torch.float32
+    ).requires_grad_(False)
+    texts = [
+        TokenizedExample(
+            ids=[*range(at, at + 12)], labels=[UNLEARNED] * 4 + [*range(at + 4, at + 12)]
+        )
+        for at in range(3, 9)
+    ]
+
+    def training(name: str) -> tuple[HeadTraining, OwnHead]:
+        one = TorchHead(home / "source", model)
+        one.head.modules["fc"].weight.detach().neg_()  # nothing that it guesses is right
+        run = HeadTraining(
+            head=one.head,
+            target=one.target,
+            training=texts[:5],
+            held_out=texts[5:],
+            settings=TrainingSettings(steps=6, batch=2),
+            checkpoints=Checkpoints(tmp_path / name),
+            progress=Silent(),
+        )
+        return run, one.head
+
+    whole, head = training("whole")
+    with whole.checkpoints:
+        done = whole.run()
+    assert done.best_loss < done.base_loss and done.steps == 6
+    monkeypatch.setattr(head_training, "EVERY", 0.0)
+    step = HeadTraining._step  # pyright: ignore[reportPrivateUsage]
+
+    def ended(run: HeadTraining, optimizer: Any, number: int, steps: int) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+        step(run, optimizer, number, steps)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HeadTraining, "_step", ended)
+        begun, _ = training("again")
+        with pytest.raises(KeyboardInterrupt), begun.checkpoints:
+            begun.run()
+    again, other = training("again")
+    with again.checkpoints:
+        resumed = again.run()
+    assert resumed.resumed == 4 and resumed.best_loss == done.best_loss
+    for name, value in head.state().items():
+        assert torch.equal(value, other.state()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("draft", "words"), [(None, "without --draft"), ("llama", "with a draft model")]
+)
+def test_only_a_head_is_trained_on(home: Path, draft: str | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        kanna.adapt(
+            home / "llama", home / "data.jsonl", home / "no", draft=draft, retrain_draft=True
+        )
 
 
 def test_every_guess_at_once_is_every_guess_in_turn(home: Path) -> None:
@@ -116,6 +207,7 @@ def test_a_draft_model_is_counted_too(home: Path) -> None:
     assert done.draft["guesser"] == str(small)
     assert done.draft["base"]["acceptance"] == 1.0
     assert done.draft["tuned"]["acceptance"] < 0.5
+    assert any("speculative decoding is slower" in note for note in done.notes)
 
 
 def test_what_cannot_draft_is_refused_before_anything_is_learned(home: Path) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from kanna._util import plugins
 from kanna._util.nearest import absent
-from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank
+from kanna.adapters.base import DRAFT_HEAD, AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
 from kanna.adapters.merged_gguf import merged_gguf
 from kanna.adapters.merged_source import merged_source
 from kanna.errors import NotFoundError, SourceError, UnsupportedError
-from kanna.formats import folder_files
+from kanna.formats import folder_files, safetensors
 from kanna.sources import adapter as names
 from kanna.sources import hub, locate
 
 __all__ = [
+    "DRAFT_HEAD",
     "LoraAdapter",
     "AdapterWeights",
     "AdapterLayout",
@@ -65,7 +66,11 @@ def open_adapter(given: str | Path, *, offline: bool = False) -> LoraAdapter:
         if layout.recognizes(files):
             if layout.weights not in files:
                 raise hub.pickled(next(n for n in names.WEIGHTS if n in files))
-            return layout.read(str(given), path, files)
+            adapter = layout.read(str(given), path, files)
+            if DRAFT_HEAD in files:
+                adapter.draft_head = dict(safetensors.read_file(files[DRAFT_HEAD]))
+                adapter.weight_files.append(files[DRAFT_HEAD])
+            return adapter
     if names.CONFIG in files:
         raise SourceError(
             f"{given} has {names.CONFIG} and no weights",

@@ -12,6 +12,9 @@ import numpy as np
 
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
+DRAFT_HEAD = "draft_head.safetensors"
+"""Beside an adapter: its model's own head for further tokens, trained to guess what it writes."""
+
 
 class Factor(Protocol):
     """One of the two thin matrices of a low-rank change, read in row blocks."""
@@ -130,6 +133,8 @@ class LoraAdapter:
         bias: Module → what is added to its bias, with the factor.
         replaced: Tensor → all of its values, trained in full.
         rows: Module → some rows of its matrix.
+        draft_head: Tensor of the model's own head for further tokens → all of its values; what the
+            model says does not depend on them.
         ties: Whether a change of the embedding is one of the head that is the same matrix.
         alpha: The alpha that most modules have, for formats that name it.
         weight_files: Files that hold its values, and say how strong they are.
@@ -145,6 +150,7 @@ class LoraAdapter:
     bias: dict[str, tuple[Tensor, float]] = field(default_factory=dict[str, tuple[Tensor, float]])
     replaced: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     rows: dict[str, NewRows] = field(default_factory=dict[str, NewRows])
+    draft_head: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     ties: bool = False
     alpha: float = 0.0
     weight_files: list[Path] = field(default_factory=list[Path])

@@ -51,7 +51,8 @@ def place(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> dict[str
             change = changes.setdefault(name, Change())
             if change.replaced is not None:
                 raise _both(adapter, name)
-            _refuse_weight(adapter, name, weight)
+            if name not in adapter.draft_head:  # which only guesses what the model says
+                _refuse_weight(adapter, name, weight)
             change.replaced = tensor
         for module, rows in adapter.rows.items():
             name = _known(adapter, f"{text_name(module)}.weight", tensors)
@@ -106,7 +107,7 @@ def _plain(name: str) -> str:
 def _replaced(adapter: LoraAdapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that are given whole; an embedding may have grown by new tokens."""
     placed: dict[str, Tensor] = {}
-    for given, tensor in adapter.replaced.items():
+    for given, tensor in (adapter.replaced | adapter.draft_head).items():
         name = _known(adapter, text_name(given), tensors)
         base = tensors[name].shape
         grown = (

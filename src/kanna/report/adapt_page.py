@@ -153,6 +153,9 @@ def _draft(data: Mapping[str, Any]) -> str:
     if not outcome:
         return ""
     sides = [("base", outcome["base"]), ("tuned", outcome["tuned"])]
+    if outcome["retrained"]:
+        words = "tuned, head retrained" + ("" if outcome["kept"] else ", not kept")
+        sides.append((words, outcome["retrained"]))
     rows = [
         (
             side,

@@ -18,6 +18,7 @@ from kanna import families, tracking
 from kanna._util import extras
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
+from kanna.benchmark import OWN_HEAD
 from kanna.errors import UsageError
 from kanna.evaluation.reference import reference_folder
 from kanna.formats import safetensors
@@ -62,6 +63,7 @@ def adapt(
     for_plan: str | Path | None = None,
     verify: bool = True,
     draft: str | Path | Source | None = None,
+    retrain_draft: bool = False,
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -114,6 +116,8 @@ def adapt(
         draft: `mtp` for the model's own head for further tokens, or a small model of the same
             vocabulary: how many of its guesses the model takes on held-out text is counted, before
             and after.
+        retrain_draft: Train the head on with the tuned model at rest, and keep it where more of its
+            guesses are taken.
         backend: `torch`, by PEFT and TRL, or `mlx`, by mlx-lm (extra `mlx`); None: mlx on Apple
             silicon where it is installed and does what is asked for, else torch.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
@@ -138,6 +142,7 @@ def adapt(
     request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
+    _refuse_retraining(draft, retrain_draft)
     _refuse_for(for_plan, objective=objective, method=method, base_bits=base_bits)
     objective = _with_teacher(objective, teacher is not None)
     chosen = objectives.get(objective)
@@ -175,8 +180,7 @@ def adapt(
         )
         _preflight(opened)
         types = StoredTypes.of(opened, str(for_plan)) if for_plan is not None else None
-        on_cpu = base_bits or settings.backend == MLX
-        settings = replace(settings, device="cpu" if on_cpu else _device(device))
+        settings = replace(settings, device=_device(device, settings))
         folder = reference_folder(opened, offline=offline, progress=progress)
         job = AdapterJob(
             source=opened,
@@ -191,7 +195,7 @@ def adapt(
             teacher=_teacher(teacher, settings, offline=offline, progress=progress),
             types=types,
             verify=verify,
-            draft=_drafts(draft, folder, settings, offline=offline, progress=progress),
+            draft=_drafts(draft, retrain_draft, folder, settings, offline, progress),
         )
         return job.run(out, begin, progress)
 
@@ -302,15 +306,30 @@ def _teacher(
 
 def _drafts(
     given: str | Path | Source | None,
+    retrains: bool,
     folder: Path,
     settings: TrainingSettings,
-    *,
     offline: bool,
     progress: Progress,
 ) -> DraftPhase | None:
     if given is None:
         return None
-    return DraftPhase.of(given, folder, settings.device, offline=offline, tell=progress)
+    return DraftPhase.of(given, folder, settings, retrains=retrains, offline=offline, tell=progress)
+
+
+def _refuse_retraining(draft: str | Path | Source | None, retrains: bool) -> None:
+    """Raise UsageError where a head is to be trained on, and there is none."""
+    if not retrains:
+        return
+    if draft is None:
+        raise UsageError("--retrain-draft without --draft", expected=f"--draft {OWN_HEAD}")
+    if draft != OWN_HEAD:
+        raise UsageError(
+            "--retrain-draft with a draft model",
+            expected=f"--draft {OWN_HEAD}, a model's own head",
+            todo="a draft model learns from the tuned one as any model from a teacher: kanna merge "
+            "SRC ADAPTER -o tuned/, then kanna adapt DRAFT --data FILE --teacher tuned/ -o draft/",
+        )
 
 
 def _preflight(source: Source) -> None:
@@ -318,7 +337,9 @@ def _preflight(source: Source) -> None:
     families.require_runtime(source.config)
 
 
-def _device(given: str | None) -> str:
+def _device(given: str | None, settings: TrainingSettings) -> str:
+    if settings.base_bits or settings.backend == MLX:
+        return "cpu"
     import torch
 
     here = ["cpu"]

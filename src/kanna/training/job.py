@@ -179,7 +179,7 @@ class AdapterJob:
             calls = examination.valid_calls(adapted, task.chats, prompts)
         self._write(partial(self._save, adapted), task.folder)
         if self.draft is not None:
-            drafted = self.draft.run(adapted, task.held_out, task.progress)
+            drafted = self.draft.run(adapted, training)
             drafted.save(task.folder)
             changed["draft"] = drafted.to_dict()
         return _Trained(run=run, changed=changed, calls=calls)

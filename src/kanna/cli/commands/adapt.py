@@ -112,6 +112,11 @@ if TYPE_CHECKING:
     "of its guesses are taken on held-out text, before and after.",
 )
 @click.option(
+    "--retrain-draft",
+    is_flag=True,
+    help="With --draft mtp: train the head on, and keep it where more of its guesses are taken.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["torch", "mlx"]),
     help="PEFT and TRL, or mlx-lm. [default: mlx on Apple silicon where it does what is asked]",

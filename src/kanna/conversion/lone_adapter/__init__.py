@@ -156,6 +156,11 @@ def convert(
     placed = _placed(open_source(source), adapters.open_adapter(adapter), format, request)
     entries = writer.plan(placed)
     notes = [*placed.adapter.notes, *check_base(placed.source, [(placed.adapter, 1.0)])]
+    if placed.adapter.draft_head:
+        notes.append(
+            "its retrained head for further tokens is left out, which no runtime takes beside a "
+            "base: the base's own head guesses, and fewer guesses are right. kanna merge writes it"
+        )
     resolved = _resolved(placed.encoding, entries)
     path = special_files.target(Path(out)) if out is not None else None
     result = described(

@@ -27,6 +27,9 @@ def facts(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"{base['acceptance']:.1%} before, {tuned['acceptance']:.1%} after "
         f"({base['tokens_per_step']:.2f} and {tuned['tokens_per_step']:.2f} tokens a step)"
     )
+    if retrained := outcome["retrained"]:
+        kept = "" if outcome["kept"] else ", not kept"
+        words += f"; retrained {retrained['acceptance']:.1%}{kept}"
     return [(f"Guesses of {outcome['guesser']} taken", words)]
 
 
@@ -39,9 +42,23 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
     if not outcome:
         return []
     base, tuned = (outcome[side]["acceptance"] for side in ("base", "tuned"))
+    if outcome["retrained"]:
+        return _retraining(outcome)
     if base - tuned < _FELL:
         return []
+    more = ". --retrain-draft trains the head on" if outcome["guesser"] == "mtp" else ""
     return [
         f"the tuned model takes {tuned:.1%} of the guesses of {outcome['guesser']}, the base took "
-        f"{base:.1%}: speculative decoding is slower"
+        f"{base:.1%}: speculative decoding is slower{more}"
     ]
+
+
+def _retraining(outcome: Mapping[str, Any]) -> list[str]:
+    before, after = (outcome[side]["acceptance"] for side in ("tuned", "retrained"))
+    sentence = (
+        f"the head for further tokens was trained on for {outcome['steps']} steps: the tuned model "
+        f"takes {after:.1%} of its guesses, {before:.1%} before"
+    )
+    if outcome["kept"]:
+        return [f"{sentence}; kanna merge, and optimize --adapter, put it into the file"]
+    return [f"{sentence}; it is not kept"]

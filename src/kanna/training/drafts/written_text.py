@@ -44,7 +44,7 @@ def prompts(held_out: Sequence[TokenizedExample | TokenizedPair]) -> list[DraftP
     """
     made: list[DraftPrompt] = []
     for one in held_out:
-        example = one.example(one.chosen) if isinstance(one, TokenizedPair) else one
+        example = plain(one)
         begin = last_answer(example.labels)
         if begin < _CONTEXT:
             begin = max(begin, len(example.ids) // 2)
@@ -54,6 +54,11 @@ def prompts(held_out: Sequence[TokenizedExample | TokenizedPair]) -> list[DraftP
         if sum(prompt.tokens for prompt in made) >= _ALL:
             break
     return made
+
+
+def plain(one: TokenizedExample | TokenizedPair) -> TokenizedExample:
+    """An example as it is, or a prompt with its chosen answer."""
+    return one.example(one.chosen) if isinstance(one, TokenizedPair) else one
 
 
 class TargetModel:
