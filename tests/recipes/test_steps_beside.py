@@ -33,7 +33,7 @@ steps:
     with: {source: "${small}"}
 outputs: {files: "${small.*}"}
 """
-_OF_A_RUN = {"seconds", "started", "mtime_ns", "peak_bytes", "notes"}
+_OF_A_RUN = {"seconds", "started", "mtime_ns", "peak_bytes", "notes", "folder"}
 """What differs between two runs of the same."""
 
 

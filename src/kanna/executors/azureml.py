@@ -1,4 +1,4 @@
-"""Azure ML: the YAML of a command job, its environment and its data assets, for `az ml`.
+"""Azure ML: the YAML of a job or a pipeline, its environment and its data assets, for `az ml`.
 
 The environment is built from a Dockerfile of ours; its version is a hash of what it is built from,
 and that of a data asset a hash of its files, so that neither is made twice. The folder of the run
@@ -19,12 +19,12 @@ from kanna._util import extras
 from kanna._util.digest import sha256
 from kanna.errors import OutputError, UsageError
 from kanna.escaping import shell_line, yaml_text
+from kanna.executors.azureml_pipeline import SCHEMAS, PipelineParts, pipeline
 from kanna.executors.azureml_workspace import EXTRA, AzureWorkspace, WorkspaceName
 from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, RecipeJob
 from kanna.executors.commands import JobOptions, head, installing, running, without_expressions
 from kanna.executors.settings import option
 
-_SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
 _LOADERS = {
     "environment.yml": "load_environment",
     "job.yml": "load_job",
@@ -45,6 +45,7 @@ class AzureOptions(JobOptions):
     instance_type: str = option("kind of machine, where there is no cluster", "Standard_D8s_v5")
     experiment: str = option("experiment that the job belongs to", "kanna")
     minutes: int = option("minutes after which it is ended", 360)
+    pipeline: bool = option("a pipeline with a job for each step, not one command job", False)
     register: str = option("name of a model that the folder of the run is registered as", "")
 
     def __post_init__(self) -> None:
@@ -66,9 +67,13 @@ def files(job: RecipeJob, options: AzureOptions) -> JobFiles:
         texts[f"data/{name}.yml"] = head(job, "azureml") + yaml_text(asset, width=100)
     for path in job.files:
         copies[f"code/{path.relative_to(job.root).as_posix()}"] = path
-    texts["job.yml"] = head(job, "azureml") + yaml_text(
-        _job(job, options, environment, assets), width=100
-    )
+    if options.pipeline:
+        about, components = _pipeline(job, options, environment, assets)
+        for name, component in components.items():
+            texts[name] = head(job, "azureml") + yaml_text(component, width=100)
+    else:
+        about = _job(job, options, environment, assets)
+    texts["job.yml"] = head(job, "azureml") + yaml_text(about, width=100)
     where: list[str] = []
     for flag, value in (
         ("-g", options.resource_group),
@@ -117,7 +122,7 @@ def _environment(
     version = hashlib.sha256(("\n".join(lines) + made_from).encode()).hexdigest()[:12]
     name = f"kanna-{job.name}"
     about = {
-        "$schema": f"{_SCHEMAS}/environment.schema.json",
+        "$schema": f"{SCHEMAS}/environment.schema.json",
         "name": name,
         "version": version,
         "description": f"kanna {job.version}, for {job.recipe.name}",
@@ -145,7 +150,7 @@ def _asset(job: RecipeJob, name: str, path: Path) -> dict[str, Any]:
         if file.is_file():
             whole.update(f"{file.relative_to(path.parent)}\0{sha256(file)}\n".encode())
     return {
-        "$schema": f"{_SCHEMAS}/data.schema.json",
+        "$schema": f"{SCHEMAS}/data.schema.json",
         "name": f"kanna-{job.name}-{name}",
         "version": whole.hexdigest()[:12],
         "type": "uri_folder" if path.is_dir() else "uri_file",
@@ -164,17 +169,63 @@ def _job(
     without_expressions({"the name of the recipe": job.title, "a path or value": command})
     for name in assets:
         command = command.replace(f"INPUT:{name}:", f"${{{{inputs.{name}}}}}")
-    command = command.replace("OUTPUT:run:", "${{outputs.run}}", 1)
+    about: dict[str, Any] = {
+        "$schema": f"{SCHEMAS}/commandJob.schema.json",
+        "type": "command",
+        "code": "code",
+        "command": command.replace("OUTPUT:run:", "${{outputs.run}}", 1),
+        "environment": environment,
+        **_common(job, options, assets),
+        **_machine(options),
+    }
+    if options.compute:
+        about["compute"] = f"azureml:{options.compute}"
+    return {name: value for name, value in about.items() if value != {}}
+
+
+def _pipeline(
+    job: RecipeJob, options: AzureOptions, environment: str, assets: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A pipeline, and its components by file."""
+    without_expressions({"the name of the recipe": job.title})
+    parts = PipelineParts(
+        assets=assets,
+        named={one.variable: _named(one) for one in job.inputs},
+        environment=environment,
+        node=_machine(options),
+    )
+    jobs, components = pipeline(job, parts)
+    about: dict[str, Any] = {
+        "$schema": f"{SCHEMAS}/pipelineJob.schema.json",
+        "type": "pipeline",
+        **_common(job, options, assets),
+        "settings": {
+            "default_compute": f"azureml:{options.compute or 'serverless'}",
+            "continue_on_step_failure": True,
+        },
+        "jobs": jobs,
+    }
+    return {name: value for name, value in about.items() if value != {}}, components
+
+
+def _machine(options: AzureOptions) -> dict[str, Any]:
+    """What a job says of where it runs, and for how long."""
+    about: dict[str, Any] = {"limits": {"timeout": options.minutes * 60}}
+    if not options.compute:
+        about["resources"] = {"instance_type": options.instance_type, "instance_count": 1}
+    return about
+
+
+def _common(
+    job: RecipeJob, options: AzureOptions, assets: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What a command job and a pipeline have in common."""
     output: dict[str, Any] = {"type": "uri_folder", "mode": "upload"}
     if options.register:
         output |= {"type": "custom_model", "name": options.register}
-    about: dict[str, Any] = {
-        "$schema": f"{_SCHEMAS}/commandJob.schema.json",
-        "type": "command",
+    return {
         "display_name": job.title,
         "experiment_name": options.experiment,
-        "code": "code",
-        "command": command,
         "inputs": {
             name: {
                 "type": asset["type"],
@@ -185,15 +236,8 @@ def _job(
             for name, asset in assets.items()
         },
         "outputs": {"run": output},
-        "environment": environment,
-        "limits": {"timeout": options.minutes * 60},
         "tags": {"kanna": job.version, "recipe": job.recipe.name},
     }
-    if options.compute:
-        about["compute"] = f"azureml:{options.compute}"
-    else:
-        about["resources"] = {"instance_type": options.instance_type, "instance_count": 1}
-    return {name: value for name, value in about.items() if value != {}}
 
 
 def check(paths: Sequence[Path]) -> list[str]:
@@ -211,7 +255,8 @@ def check(paths: Sequence[Path]) -> list[str]:
     for path in paths:
         if path.suffix != ".yml":
             continue
-        loader = _LOADERS.get(path.name, "load_data")
+        components = path.parent.name == "components"
+        loader = "load_component" if components else _LOADERS.get(path.name, "load_data")
         try:
             getattr(sdk, loader)(str(path))
         except Exception as error:  # of many classes
@@ -235,7 +280,7 @@ def submit(
 
 
 EXECUTOR = Executor(
-    summary="Azure ML: a command job, its environment and data assets, for `az ml`",
+    summary="Azure ML: a command job or a pipeline, its environment and data assets, for `az ml`",
     options=AzureOptions,
     files=files,
     check=check,

@@ -29,6 +29,20 @@ class JobInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobStep:
+    """A step of a recipe, with the values of its axes.
+
+    Attributes:
+        needs: Ids of those that end before it begins.
+        variables: Those that name files which it reads.
+    """
+
+    id: str
+    needs: tuple[str, ...]
+    variables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeJob:
     """A recipe that runs elsewhere as a whole, by one call of `kanna run`.
 
@@ -41,6 +55,8 @@ class RecipeJob:
         values: Other variables that were set from outside, as YAML.
         extras: Extras of kanna that its steps need.
         version: Of kanna.
+        steps: Its steps in order; none where a search decides what runs.
+        axes: Variables whose files a matrix goes through.
     """
 
     name: str
@@ -51,6 +67,8 @@ class RecipeJob:
     values: Mapping[str, str] = field(default_factory=dict[str, str])
     extras: tuple[str, ...] = ()
     version: str = ""
+    steps: tuple[JobStep, ...] = ()
+    axes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:

@@ -18,6 +18,7 @@ from kanna.recipes import (
     elsewhere,
     execution,
     keys,
+    made_steps,
     prediction,
     records,
     search,
@@ -31,6 +32,7 @@ from kanna.recipes.execution import RecipeRun
 from kanna.recipes.graph import AxisValue, RecipeGraph, build
 from kanna.recipes.inputs import RecipeInputs, find
 from kanna.recipes.loading import LoadedRecipe, load
+from kanna.recipes.made_steps import MadeSteps
 from kanna.recipes.problems import Problems, RecipeError
 from kanna.recipes.records import DONE, KEPT, Manifest, Plain
 from kanna.recipes.result import RunResult
@@ -57,6 +59,8 @@ def run(
     on_config: str | Path | None = None,
     jobs: int | None = None,
     threads: int | None = None,
+    only: str = "",
+    made: Sequence[str | Path] | str | Path = (),
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -82,6 +86,9 @@ def run(
         jobs: Steps that run at a time at most, as memory allows: the executor's option `parallel`;
             1: one after another.
         threads: Threads that running steps share here: the executor's option `threads`.
+        only: The one step to run, by the name of its folder; what it needs is in `made`.
+        made: Folders of other runs of the recipe, on any machine: the steps in them are taken as
+            they are, and what they read is not asked for.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
         remark: Called with a sentence about each step.
 
@@ -92,26 +99,24 @@ def run(
         MissingError: The executor needs an extra that is not here.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
-    place = Elsewhere(
-        name=on, config=on_config, given=_options(on_set, jobs, threads), changes=_changes(set)
-    )
+    given, tell = _options(on_set, jobs, threads), remark or _nothing
+    place = Elsewhere(name=on, config=on_config, given=given, changes=_changes(set))
     executor, settings = place.executor, place.options()
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     loaded = load(path, problems, place.changes)
     problems.raise_any()
+    parts = made_steps.read(only, [made] if isinstance(made, str | Path) else made)
+    if parts.partial and (loaded.search or executor.files is not None):
+        raise UsageError("--only and --made are for steps that run here, and for no search")
     if executor.files is not None:
-        graphs = _graphs(loaded, RecipeInputs((), offline=offline, progress=bar))
+        graphs = _graphs(loaded, parts, RecipeInputs((), offline=offline, progress=bar))
         _validate(loaded, graphs, problems)
-        files = executor.files(elsewhere.job(loaded, graphs, place.changes), settings)
         bar.finish()
-        tell = remark or _nothing
-        start = executor.submit(settings, tell) if executor.submit and not dry_run else None
-        written = elsewhere.written(loaded.name, files, out, executor, tell, started=bool(start))
-        return elsewhere.ended(written, start) if start else written
+        return elsewhere.perform(place, loaded, graphs, out, tell, dry_run=dry_run)
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
     earlier = _earlier(folder)
     inputs = RecipeInputs(earlier.inputs if earlier else (), offline=offline, progress=bar)
-    graphs = _graphs(loaded, inputs)
+    graphs = _graphs(loaded, parts, inputs)
     fingerprint = keys.digest([__version__, [_steps(graph) for graph in graphs]])
     if earlier is None or earlier.validated != fingerprint or loaded.search:
         _validate(loaded, graphs, problems)
@@ -121,9 +126,9 @@ def run(
         return RunResult(
             name=loaded.name, folder=str(folder), report="", steps=[], planned=planned, dry_run=True
         )
-    manifest = _manifest(loaded, fingerprint, earlier)
+    manifest = _manifest(loaded, fingerprint, earlier, folder)
     with (
-        at_work(executor, settings, bar, remark or _nothing) as pool,
+        at_work(executor, settings, bar, tell) as pool,
         holding(folder, "run", parents=True),
         tracked.follow(server, manifest, folder, remark) as run_tracked,
     ):
@@ -135,9 +140,10 @@ def run(
             manifest=manifest,
             offline=offline,
             progress=bar,
-            remark=remark or _nothing,
+            remark=tell,
             tracked=run_tracked,
             pool=pool,
+            made=parts,
         )
         try:
             if loaded.search:
@@ -151,10 +157,10 @@ def run(
     return RunResult.of(manifest, folder, folder / REPORT)
 
 
-def _graphs(loaded: LoadedRecipe, inputs: RecipeInputs) -> list[RecipeGraph]:
+def _graphs(loaded: LoadedRecipe, made: MadeSteps, inputs: RecipeInputs) -> list[RecipeGraph]:
     """The graph of a recipe, or those of the corners of its search; raises RecipeError."""
     trials = search.corners(loaded.search) if loaded.search else [None]
-    return [_prepared(loaded, inputs, trial) for trial in trials]
+    return [_prepared(loaded, made, inputs, trial) for trial in trials]
 
 
 def _validate(loaded: LoadedRecipe, graphs: list[RecipeGraph], problems: Problems) -> None:
@@ -167,13 +173,16 @@ def _validate(loaded: LoadedRecipe, graphs: list[RecipeGraph], problems: Problem
 
 
 def _prepared(
-    loaded: LoadedRecipe, inputs: RecipeInputs, trial: Mapping[str, AxisValue] | None
+    loaded: LoadedRecipe,
+    made: MadeSteps,
+    inputs: RecipeInputs,
+    trial: Mapping[str, AxisValue] | None,
 ) -> RecipeGraph:
     """The graph of a recipe, or of one trial of its search; raises RecipeError."""
     problems = Problems()
     graph = build(loaded, problems, trial)
     problems.raise_any()
-    for instance in graph.instances.values():
+    for instance in made.here(graph):
         find(instance, graph.steps[instance.step], inputs.names, problems)
     problems.raise_any()
     return graph
@@ -197,7 +206,7 @@ def _search(
     manifest.steps = list(states.values())
 
     def perform(number: int, values: dict[str, AxisValue]) -> search.TrialOutcome:
-        graph = _prepared(loaded, first.inputs, values)
+        graph = _prepared(loaded, first.made, first.inputs, values)
         current = replace(first, graph=graph, number=number, earlier=states, states={}, stops=[])
         current.execute()
         for name, state in current.states.items():
@@ -226,11 +235,14 @@ def _note_trials(study: search.Study, manifest: Manifest) -> None:
     manifest.outputs = {"best": list(dict.fromkeys(made))}
 
 
-def _manifest(loaded: LoadedRecipe, fingerprint: str, earlier: Manifest | None) -> Manifest:
+def _manifest(
+    loaded: LoadedRecipe, fingerprint: str, earlier: Manifest | None, folder: Path
+) -> Manifest:
     return Manifest(
         version=__version__,
         recipe=str(loaded.path),
         name=loaded.name,
+        folder=str(folder),
         about=loaded.about,
         started=execution.now(),
         validated=fingerprint,
@@ -256,7 +268,7 @@ def _earlier(folder: Path) -> Manifest | None:
         raise OutputError(
             f"{folder} is a file", expected="a folder, which is made when it is absent"
         )
-    steps = folder / execution.STEPS
+    steps = folder / made_steps.STEPS
     if steps.exists() and not steps.is_dir():
         raise OutputError(f"{steps} is a file", expected="a folder of an earlier run")
     manifest = records.read_manifest(folder)

@@ -16,10 +16,11 @@ from kanna._util.atomic import write_text
 from kanna._util.own_files import complete
 from kanna.errors import OutputError, UsageError
 from kanna.executors import settings
-from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, RecipeJob
+from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, JobStep, RecipeJob
 from kanna.executors.commands import HEAD
+from kanna.recipes import made_steps
 from kanna.recipes.document import Value
-from kanna.recipes.graph import RecipeGraph
+from kanna.recipes.graph import RecipeGraph, StepInstance
 from kanna.recipes.inputs import split_weight
 from kanna.recipes.loading import LoadedRecipe
 from kanna.recipes.result import RunResult
@@ -51,6 +52,38 @@ class Elsewhere:
     def options(self) -> object:
         """What is set of it; raises UsageError."""
         return settings.read(self.executor.options, self.name, self.config, self.given)
+
+
+def perform(
+    place: Elsewhere,
+    loaded: LoadedRecipe,
+    graphs: list[RecipeGraph],
+    out: str | Path | None,
+    remark: Callable[[str], None],
+    *,
+    dry_run: bool,
+) -> RunResult:
+    """Write the files of a job, and run it where its service is named and nothing is dry.
+
+    Args:
+        place: The executor, and what is set of it.
+        loaded: The recipe.
+        graphs: Of it, whose paths are absolute.
+        out: Where the files go; None: where they belong.
+        remark: Is told what is left to the user, and of the job.
+        dry_run: Only write the files.
+
+    Raises:
+        UsageError: The recipe cannot go there.
+        OutputError: A file is there that kanna did not write.
+        SourceError: The service does not answer.
+    """
+    executor, chosen = place.executor, place.options()
+    assert executor.files is not None
+    files = executor.files(job(loaded, graphs, place.changes), chosen)
+    start = executor.submit(chosen, remark) if executor.submit and not dry_run else None
+    described = written(loaded.name, files, out, executor, remark, started=bool(start))
+    return ended(described, start) if start else described
 
 
 def job(loaded: LoadedRecipe, graphs: list[RecipeGraph], changes: Mapping[str, str]) -> RecipeJob:
@@ -87,10 +120,37 @@ def job(loaded: LoadedRecipe, graphs: list[RecipeGraph], changes: Mapping[str, s
         values={name: text for name, text in changes.items() if name not in variables},
         extras=tuple(_extras(loaded, graphs)),
         version=kanna.__version__,
+        steps=() if loaded.search else tuple(_steps(graphs[0], inputs)),
+        axes=tuple(one.variable for one in inputs if _is_axis(one, graphs)),
     )
 
 
+def _steps(graph: RecipeGraph, inputs: list[JobInput]) -> Iterator[JobStep]:
+    """The steps of a recipe as jobs of their own."""
+    for instance in graph.instances.values():
+        read = set(_read(instance, graph))
+        yield JobStep(
+            id=instance.id,
+            needs=tuple(made_steps.needs(graph, instance.id)),
+            variables=tuple(one.variable for one in inputs if read & set(one.paths)),
+        )
+
+
+def _is_axis(one: JobInput, graphs: list[RecipeGraph]) -> bool:
+    """Whether files of a variable are values of an axis."""
+    values = [v for graph in graphs for i in graph.instances.values() for v in i.axes.values()]
+    return any(set(one.paths) & set(_paths(value)) for value in values)
+
+
 def _files_read(graphs: list[RecipeGraph]) -> Iterator[Path]:
+    for graph in graphs:
+        for instance in graph.instances.values():
+            yield from _read(instance, graph)
+
+
+def _read(instance: StepInstance, graph: RecipeGraph) -> Iterator[Path]:
+    """What a step reads of this machine."""
+
     def of(value: Option, kinds: frozenset[str]) -> Iterator[Path]:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str):
@@ -98,11 +158,9 @@ def _files_read(graphs: list[RecipeGraph]) -> Iterator[Path]:
                 if path.is_absolute() and path.exists():
                     yield path
 
-    for graph in graphs:
-        for instance in graph.instances.values():
-            verb = graph.steps[instance.step].verb
-            for option in verb.inputs.keys() & instance.options.keys():
-                yield from of(instance.options[option], verb.inputs[option])
+    verb = graph.steps[instance.step].verb
+    for option in verb.inputs.keys() & instance.options.keys():
+        yield from of(instance.options[option], verb.inputs[option])
 
 
 def _paths(value: Value) -> list[Path]:

@@ -20,6 +20,7 @@ from kanna.recipes.document import Value
 from kanna.recipes.expressions import ExpressionError, Operand
 from kanna.recipes.graph import Axis, AxisValue, RecipeGraph, StepInstance
 from kanna.recipes.inputs import RecipeInputs
+from kanna.recipes.made_steps import STEPS, MadeSteps
 from kanna.recipes.records import (
     BLOCKED,
     DONE,
@@ -39,8 +40,6 @@ from kanna.recipes.step_run import StepCall
 from kanna.recipes.values import StepOutput, replaced
 from kanna.tracking import TrackedRun
 
-STEPS = "steps"
-"""The folder of the steps' folders."""
 _READY = (DONE, KEPT)
 
 
@@ -55,6 +54,7 @@ class RecipeRun:
         number: Which trial of a search it is; 0 for a run without one.
         tracked: The run at a tracking server.
         pool: Where steps run.
+        made: What of the recipe other runs made, and what of it runs here.
         stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
             Each with the number of its step: it is for later ones alone, as in a run of one step
             after another.
@@ -72,6 +72,7 @@ class RecipeRun:
     earlier: dict[str, StepState] = field(default_factory=dict[str, StepState])
     number: int = 0
     states: dict[str, StepState] = field(default_factory=dict[str, StepState])
+    made: MadeSteps = field(default_factory=MadeSteps)
     stops: list[tuple[int, dict[Axis, AxisValue]]] = field(
         default_factory=list[tuple[int, dict[Axis, AxisValue]]]
     )
@@ -79,7 +80,12 @@ class RecipeRun:
     def execute(self) -> Manifest:
         """Run what must be run; returns the manifest, which is in the folder, too."""
         began = time.perf_counter()
-        for instance in self.graph.instances.values():
+        for name, made in self.made.states.items():
+            self.states[name] = made
+            if not self.made.only:
+                self.made.bring(name, self.folder)
+        here = self.made.here(self.graph)
+        for instance in here:
             self.states[instance.id] = StepState(
                 id=instance.id,
                 step=instance.step,
@@ -87,7 +93,8 @@ class RecipeRun:
                 axes=dict(instance.values),
             )
         before = {i: s for i, s in self.earlier.items() if i not in self.states}
-        self.manifest.steps = [*before.values(), *self.states.values()]
+        of_run = [one.id for one in here] if self.made.only else self.graph.instances
+        self.manifest.steps = [*before.values(), *(self.states[name] for name in of_run)]
         own_files.sweep(self.folder / STEPS)
         self.save()
         try:
@@ -108,8 +115,11 @@ class RecipeRun:
 
     def _settled(self) -> Iterator[StepState]:
         """Run the steps, as many beside each other as the pool takes; each when it has ended."""
-        waiting = {one.id: one for one in self.graph.instances.values()}
-        numbers = {name: number for number, name in enumerate(waiting, 1)}
+        waiting = {one.id: one for one in self.made.here(self.graph)}
+        numbers = {name: number for number, name in enumerate(self.graph.instances, 1)}
+        for name, made in self.made.states.items():
+            if made.stops and name in numbers:
+                self.stops.append((numbers[name], self.graph.instances[name].axes))
         running: dict[str, StepInstance] = {}
         while waiting or running:
             for instance in list(waiting.values()):
@@ -202,6 +212,7 @@ class RecipeRun:
     def _after(self, instance: StepInstance, number: int) -> None:
         stop = self.graph.steps[instance.step].conditions.get("stop_when")
         if stop is not None and stop.holds(self._values(instance, stop.names)):
+            self.states[instance.id].stops = True
             self.stops.append((number, instance.axes))
 
     def _values(self, instance: StepInstance, names: tuple[str, ...]) -> dict[str, Operand]:
@@ -271,7 +282,7 @@ class RecipeRun:
 
     def _made(self, output: StepOutput) -> list[str]:
         """Paths of an output, of the instances that are there."""
-        states = [self.states[i] for i in output.instances]
+        states = [self.states[i] for i in output.instances if i in self.states]
         return [
             s.outputs[output.output]
             for s in states

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kanna.errors import KannaError
 from kanna.recipes import keys, records, step_memory, step_run
-from kanna.recipes.execution import STEPS
 from kanna.recipes.graph import RecipeGraph, StepInstance
 from kanna.recipes.inputs import RecipeInputs
+from kanna.recipes.made_steps import STEPS
 from kanna.recipes.records import KEPT, PENDING, Plain
 from kanna.recipes.values import StepOutput, replaced
 from kanna.recipes.verbs.base import Prediction

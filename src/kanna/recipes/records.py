@@ -83,7 +83,11 @@ class StepRecord(_Record):
 
 
 class StepState(_Record):
-    """What became of a step in a run."""
+    """What became of a step in a run.
+
+    Attributes:
+        stops: Whether its `stop_when` held.
+    """
 
     id: str
     step: str
@@ -95,6 +99,7 @@ class StepState(_Record):
     figures: dict[str, Plain] = {}
     outputs: dict[str, str] = {}
     why: str = ""
+    stops: bool = False
     notes: list[str] = []
     error: ErrorRecord | None = None
 
@@ -122,6 +127,7 @@ class Manifest(_Record):
     """A run.
 
     Attributes:
+        folder: Where it was made.
         validated: Of the graph that was checked last, so that it is not checked again.
         recipe_text: Every file of the recipe by name, the one that was named last.
         outputs: Of the recipe, by name: paths from the run's folder.
@@ -131,6 +137,7 @@ class Manifest(_Record):
     version: str
     recipe: str
     name: str
+    folder: str = ""
     about: str = ""
     started: str
     seconds: float = 0.0

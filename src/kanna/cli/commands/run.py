@@ -61,6 +61,18 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Threads that the running steps share. [default: one per core]",
 )
+@click.option(
+    "--only",
+    default="",
+    metavar="STEP",
+    help="Run one step alone, by the name of its folder; what it needs is in --made.",
+)
+@click.option(
+    "--made",
+    multiple=True,
+    type=options.FILE,
+    help="A folder of another run, whose steps are taken as they are; can be repeated.",
+)
 @options.offline
 @options.tracking
 def run_command(
