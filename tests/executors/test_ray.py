@@ -9,17 +9,21 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import kanna
+from kanna._util.progress import Silent
 from kanna.errors import MissingError, SourceError, UsageError
 from kanna.recipes import RunResult
 
@@ -40,11 +44,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("RAY_agent_register_timeout_ms", "240000")
         patch.setenv("RAY_raylet_start_wait_time_s", "240")
         limits = {"num_cpus": 1, "object_store_memory": 100 << 20}
-        made = Cluster(initialize_head=True, head_node_args={**limits, "include_dashboard": False})
-        made.add_node(**limits)
+        head = {**limits, **ports(), "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(**limits, **ports())
         yield made.address
         ray.shutdown()
         made.shutdown()
+
+
+def ports() -> dict[str, int]:
+    """Free ports for the agents of a machine: where they are given, nothing waits to learn them."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+    with ExitStack() as taken:
+        free = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        return {name: one.getsockname()[1] for name, one in zip(names, free, strict=True)}
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -132,6 +145,67 @@ def test_a_step_whose_process_is_killed_is_started_again(
     assert keys(here) == keys(away)
     made = hashes(tmp_path / "away")
     assert made == hashes(tmp_path / "here") and len(made) >= 4
+
+
+class Remarks(Silent):
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def remark(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@slow
+def test_shards_of_a_calibration_survive_the_loss_of_a_worker_with_the_same_bytes(
+    cluster: str, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text(text.read_text(encoding="utf-8") * 20, encoding="utf-8")
+    options: dict[str, Any] = {
+        "calibration": [long],
+        "tokens": 6144,
+        "shards": 4,
+        "gradients": True,
+    }
+    kanna.calibrate(llama, tmp_path / "here", **options)
+    killed: list[int] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        begun = Path(os.environ["KANNA_CACHE"]) / "steps" / "steps"
+        while not killed and not ended.is_set():
+            inside = list(begun.glob("*/*-of-4/layer-00000.safetensors"))
+            for process in psutil.process_iter(["cmdline"]) if inside else ():
+                words = process.info["cmdline"] or [""]
+                if words[0].startswith("ray::StepWorker.perform"):
+                    process.kill()
+                    killed.append(process.pid)
+                    break
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    remarks = Remarks()
+    kanna.calibrate(
+        llama,
+        tmp_path / "away",
+        on="ray",
+        on_set={"address": cluster},
+        progress=remarks,
+        **options,
+    )
+    ended.set()
+    watcher.join()
+    assert killed and any("started again, 1 of 3" in one for one in remarks.lines), remarks.lines
+    here, away = tmp_path / "here", tmp_path / "away"
+    names = sorted(path.name for path in here.iterdir())
+    assert (
+        names == sorted(path.name for path in away.iterdir()) and "gradients.safetensors" in names
+    )
+    assert all((here / name).read_bytes() == (away / name).read_bytes() for name in names)
+    assert not (tmp_path / "away-shards").exists()
 
 
 @slow

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families
 from kanna._util import extras
+from kanna._util.arguments import several
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
 from kanna._util.locks import holding
@@ -22,9 +23,11 @@ from kanna.calibration.devices import CPU, check_device, serves
 from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
 from kanna.calibration.shards.part import Shard
+from kanna.calibration.shards.spread import ShardCall, ShardedText, check_parts
 from kanna.calibration.statistics import HELD_TEXT, IMATRIX
 from kanna.calibration.windows import WINDOW, CalibrationWindows, cut
 from kanna.errors import FormatError, OutputError, PlanError, UsageError
+from kanna.executors import LOCAL
 from kanna.model import Model
 from kanna.sources import Source, open_source
 
@@ -100,6 +103,9 @@ def calibrate(
     tokens: int = TOKENS,
     widest: int = WIDEST,
     shard: str | None = None,
+    shards: int | None = None,
+    on: str | None = None,
+    on_set: Mapping[str, object] | str | Sequence[str] | None = None,
     gradients: bool = False,
     device: str | None = None,
     revision: str | None = None,
@@ -124,6 +130,10 @@ def calibrate(
             stored; wider matrices get blocks along its diagonal.
         shard: `2/4`: read the second of four parts of the text alone, to be merged by
             `statistics`; None: all of it.
+        shards: Read the text in so many parts, each by itself, and merge them: equal to the whole
+            but for rounding, and the same bytes wherever the parts are read.
+        on: The executor whose machines read them, such as `ray`; None: this one, one by one.
+        on_set: Options of the executor, as a mapping or as texts such as `address=HOST:6379`.
         gradients: Write the gradients of every matrix's outputs, too, which `optimize` needs.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         revision: Branch, tag or commit of a model on the hub.
@@ -136,6 +146,7 @@ def calibrate(
     part = Shard.parse(shard) if shard is not None else None
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
+    check_parts(shard, shards, on, several(calibration))
     opened = open_source(
         source,
         revision=revision,
@@ -143,14 +154,81 @@ def calibrate(
         preflight=families.load_decoder,
         progress=progress,
     )
-    model = families.load_decoder(opened)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise OutputError(
             f"{folder} is a file", expected="a folder, which is made when it is absent"
         )
+    options = {"tokens": tokens, "widest": widest, "device": device}
+    text = _read(opened, calibration, options, progress)
+    check_device(device)
+    windows, key = text.windows, dict(text.key)
+    if part is not None:
+        windows = part.of(windows)
+        key[statistics.SHARD] = asdict(part) | {"first": windows.first}
+    reused = not overwrite and _is_complete(folder, key, device)
+    if shards is not None:
+        reused = reused and (not gradients or (folder / backward.FILE).is_file())
+    if not reused:
+        extras.require(EXTRA, "calibration", ("torch", "transformers"))
+    notes: list[str] = []
+    with holding(folder, "calibrate", parents=True):
+        reused = reused and _is_complete(folder, key, device)
+        if shards is not None and not reused:
+            whole = ShardedText(
+                model=text.model, windows=windows, key=key, count=shards, gradients=gradients
+            )
+            call = text.call(opened, options | {"gradients": gradients})
+            whole.write(folder, call, on or LOCAL, on_set, progress)
+        elif not reused:
+            _write(text.model, windows, folder, key, device=device, progress=progress)
+        if gradients and shards is None:
+            digest = statistics.read(folder, shard=part is not None).sha256
+            notes = backward.gradients(
+                text.model, windows, folder, digest, device=device, progress=progress
+            )
+    return _result(
+        folder,
+        windows,
+        shard=part is not None,
+        reused=reused,
+        seconds=time.perf_counter() - started,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadText:
+    """The text of a calibration.
+
+    Attributes:
+        paths: Its files; None: the built-in set.
+        key: What statistics of all of it depend on.
+    """
+
+    model: Model
+    windows: CalibrationWindows
+    paths: Sequence[Path] | None
+    key: dict[str, Any]
+
+    def call(self, source: Source, options: dict[str, Any]) -> ShardCall:
+        """The calibration of it, for other processes."""
+        texts = None if self.paths is None else tuple(str(p.absolute()) for p in self.paths)
+        return ShardCall(
+            calibrate=calibrate, source=str(source.path.absolute()), texts=texts, options=options
+        )
+
+
+def _read(
+    source: Source,
+    calibration: Sequence[str | Path] | str | Path | None,
+    options: dict[str, Any],
+    progress: Progress,
+) -> _ReadText:
+    """Read the text, and what its statistics will depend on."""
+    model, tokens = families.load_decoder(source), options["tokens"]
     files = self_generated.resolve(
-        calibration, opened, model, tokens=tokens, device=device, progress=progress
+        calibration, source, model, tokens=tokens, device=options["device"], progress=progress
     )
     documents, digest = texts.documents(files.paths, model)
     windows = cut(documents, model, tokens=tokens)
@@ -161,36 +239,13 @@ def calibrate(
     key: dict[str, Any] = {
         "version": statistics.VERSION,
         "kanna": __version__,
-        "source": opened.hashes(progress),
+        "source": source.hashes(progress),
         "text": text | ({"sampled": files.sampled} if files.sampled else {}),
         "window": windows.ids.shape[1],
         "tokens": windows.num_tokens,
-        "widest": widest,
+        "widest": options["widest"],
     }
-    check_device(device)
-    if part is not None:
-        windows = part.of(windows)
-        key[statistics.SHARD] = asdict(part) | {"first": windows.first}
-    if overwrite or not _is_complete(folder, key, device):
-        extras.require(EXTRA, "calibration", ("torch", "transformers"))
-    notes: list[str] = []
-    with holding(folder, "calibrate", parents=True):
-        reused = not overwrite and _is_complete(folder, key, device)
-        if not reused:
-            _write(model, windows, folder, key, device=device, progress=progress)
-        if gradients:
-            digest = statistics.read(folder, shard=part is not None).sha256
-            notes = backward.gradients(
-                model, windows, folder, digest, device=device, progress=progress
-            )
-    return _result(
-        folder,
-        windows,
-        shard=part is not None,
-        reused=reused,
-        seconds=time.perf_counter() - started,
-        notes=notes,
-    )
+    return _ReadText(model=model, windows=windows, paths=files.paths, key=key)
 
 
 def _write(

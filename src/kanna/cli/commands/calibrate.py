@@ -40,6 +40,23 @@ if TYPE_CHECKING:
     help="Read part I of N of the text alone; `kanna statistics merge` adds all parts up.",
 )
 @click.option(
+    "--shards",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Read the text in N parts, each by itself, and merge them.",
+)
+@click.option(
+    "--on",
+    metavar="EXECUTOR",
+    help="Where the parts are read, such as ray. [default: here, one by one]",
+)
+@click.option(
+    "--on-set",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an option of the executor, as YAML; can be repeated.",
+)
+@click.option(
     "--gradients",
     is_flag=True,
     help="Write how the loss feels an error in each row, too: `optimize` needs it.",
