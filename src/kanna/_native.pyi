@@ -19,7 +19,7 @@ def row_powers(x: F32, w: F32, out: F32) -> None:
     """out[r] = sum over columns of x[r]² w, float32; one order of additions on every CPU."""
 
 def add_low_rank(x: F32, left: F32, right: F32, factor: float, out: F32) -> None:
-    """out = x + factor · left · right, float32 [rows, columns]; one order of sums on every CPU."""
+    """Out = x + factor · left · right, float32 [rows, columns]; one order of sums on every CPU."""
 
 def count_nonfinite(x: F32) -> int:
     """Number of NaN and infinite values of float32 [rows, columns]."""
