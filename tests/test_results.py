@@ -181,7 +181,7 @@ SIZES: dict[str, tuple[str, ...]] = {
     "convert": ("split_max_size",),
     "fit": ("memory",),
     "merge": ("split_max_size",),
-    "optimize": ("size", "memory"),
+    "optimize": ("size_max", "size", "memory"),
     "pull": ("memory",),
     "selftest": ("most_memory",),
     "serve": ("memory", "engine_memory"),

@@ -97,7 +97,7 @@ def test_the_same_tokens_give_the_same_diagonals(name: str, tmp_path: Path) -> N
     (tmp_path / "stats").mkdir()
     sites = run(
         model, windows, tmp_path / "stats", {}, widest=4096, device="cpu", progress=Silent()
-    )
+    ).sites
     index = {"sites": sites, "tokens": CHUNK * CHUNKS, "window": CHUNK, "text": {"name": "text"}}
     statistics.Statistics(tmp_path / "stats", index).save_imatrix(tmp_path / "ours.gguf")
     ours = imatrix.read(tmp_path / "ours.gguf").weights

@@ -39,6 +39,8 @@ RUN_CODE = {
     "xmlrpc",
     "zmq",
 }
+JAIL = "tasks/code/jail.py"
+"""Runs the programs that models write, in a process that can do no harm: tests/tasks/code."""
 MARSHAL = {"serving/body_worker.py", "serving/large_bodies.py"}
 """The two ends of a pipe between a gateway and its own child."""
 
@@ -78,7 +80,7 @@ def test_nothing_is_read_that_runs_code_when_it_is_read() -> None:
         imported, called = _names(path)
         assert not imported & RUN_CODE, place
         assert "marshal" not in imported or place in MARSHAL, place
-        assert not called & refused, place
+        assert not called & refused - ({"eval", "exec"} if place == JAIL else set()), place
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from kanna import encodings
 from kanna._util.progress import Silent
 from kanna.benchmark.costs.products import product_costs
 from kanna.benchmark.skeleton import Repeated, one_of_many
-from kanna.formats.openvino import ir
+from kanna.formats.openvino import graphs, ir
 from kanna.formats.openvino.weights import Weights
 from kanna.formats.stream import fill
 from kanna.model import Model
@@ -72,9 +72,7 @@ def _compiled(folder: Path, graph: ir.Graph, weights: Weights, encoding: str, th
         ],
     }
     core = RUNTIME.load().Core()
-    # Read into memory: the folder goes when the graph is compiled.
-    model = core.read_model(path.read_bytes(), (folder / "products.bin").read_bytes())
-    return core.compile_model(model, "CPU", options)
+    return core.compile_model(graphs.read_made(core, path), "CPU", options)
 
 
 COSTS = product_costs("openvino", multiplier, listed)

@@ -230,7 +230,7 @@ class ProductBench:
             "rounds": 3,
             "threads": self._threads,
         }
-        times = ask("kanna.benchmark.encoding_child", task, "timing whole artefacts")
+        times = ask("kanna.benchmark.encoding_child", task, "timing whole folders")
         taken = clock.choose()
         wrote = [min(taken(both) for both in rounds) for rounds in times["generation"]]
         read = [min(taken(both) for both in rounds) for rounds in times["prompt"]]

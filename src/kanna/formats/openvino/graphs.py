@@ -242,6 +242,11 @@ def load(core: Any, folder: Path, name: str = MODEL) -> Any:
     return model
 
 
+def read_made(core: Any, graph: Path) -> Any:
+    """A graph that this process has made, with its weights, read into memory: its folder may go."""
+    return core.read_model(graph.read_bytes(), graph.with_suffix(".bin").read_bytes())
+
+
 def _computed(model: Any) -> Iterator[NodeOutput]:
     """What the operations of a graph that OpenVINO has read compute, in their order."""
     constants: set[str] = set()
