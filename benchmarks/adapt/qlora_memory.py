@@ -38,7 +38,7 @@ def main() -> None:
     try:
         words = ["adapt", base, "--data", _texts(home / "data.jsonl"), "-o", home / "adapter"]
         words += ["--base-bits", 4, "--batch", 1, "--samples", 0, "--device", "cpu"]
-        words += ["--minutes", 600]
+        words += ["--minutes", 600, "--no-verify"]
         words += ["--max-length", options.tokens, "--steps", options.steps]
         words += ["--rank", options.rank, "--threads", options.threads]
         run = processes.run(processes.kanna(*words))
