@@ -52,13 +52,11 @@ class NBitsConversion:
             device=request.device,
         )
         self.sizes = NBitsSizes(source, model, guidance)
-        self.shape: static_shapes.StaticShape | None = None
-        if request.static is not None:
-            self.shape = static_shapes.wanted(request.static, self.sizes.config)
-            self.sizes.static = str(self.shape)
         self.plan = request.as_plan(self.sizes.preset, presets.DEFAULT)
         self.nodes = self.sizes.nodes(self.plan)
         self.sized = self.sizes.sized_nodes(self.nodes)
+        self.shape = static_shapes.wanted(request.static, self.sizes.config)
+        self.sizes.static = self.shape and str(self.shape)
 
     def describe(self) -> ConvertResult:
         """What would be written, but for the graph; the bytes are those of weights and scales."""
