@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from helpers import tiny_models
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -134,3 +137,34 @@ def change_config(folder: Path, **values: Any) -> None:
     """Change keys of adapter_config.json."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def two(folder: Path, first: str) -> Any:
+    """PEFT's model with two adapters, `default` and `style`, which engines switch by request.
+
+    Args:
+        folder: Gets the base as `source`, the second one as `style`.
+        first: Name of the folder of the first one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        small = {"intermediate_size": 640, "vocab_size": 544, "num_hidden_layers": 2}
+        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | small)
+        source = base("smollm", folder / "source")
+    modules = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+    model = make(source, folder / first, seed=5, **modules)
+    make(source, folder / "style", seed=6, **modules, r=3, use_rslora=True)
+    model.load_adapter(str(folder / "style"), "style")
+    return model
+
+
+def of_peft(model: Any, names: list[str], ids: list[int]) -> np.ndarray:
+    """Logits of PEFT with some adapters at once, f32 [len(ids), vocabulary]."""
+    import torch
+
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        if not names:
+            with model.disable_adapter():
+                return model(torch.tensor([ids])).logits[0].numpy()
+        model.base_model.set_adapter(names)
+        return model(torch.tensor([ids])).logits[0].numpy()

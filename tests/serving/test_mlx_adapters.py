@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs, tiny_adapters, tiny_models
+from helpers import needs, tiny_adapters
 from helpers.gateways import Local, local
+from helpers.tiny_adapters import of_peft
 
 import kanna
 from kanna.errors import FormatError, UsageError
@@ -49,14 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def peft(home: Path) -> Any:
     """PEFT's model with both adapters, `tone` as mlx-lm has it and `style` as PEFT saved it."""
-    with pytest.MonkeyPatch.context() as patch:
-        small = {"intermediate_size": 640, "vocab_size": 544, "num_hidden_layers": 2}
-        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | small)
-        source = tiny_adapters.base("smollm", home / "source")
-    modules = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
-    model = tiny_adapters.make(source, home / "tone-peft", seed=5, **modules)
-    tiny_adapters.make(source, home / "style", seed=6, **modules, r=3, use_rslora=True)
-    model.load_adapter(str(home / "style"), "style")
+    source, model = home / "source", tiny_adapters.two(home, "tone-peft")
     kanna.convert(source, home / "served", preset="mlx:f32", threads=1)
     kanna.convert(source, home / "tone", adapter=home / "tone-peft", format="mlx", threads=1)
     return model
@@ -64,19 +58,6 @@ def peft(home: Path) -> Any:
 
 def folders(home: Path) -> list[Path]:
     return [home / "tone", home / "style"]
-
-
-def of_peft(model: Any, names: list[str], ids: list[int]) -> np.ndarray:
-    """Logits with some adapters at once, f32 [len(ids), vocabulary]."""
-    import torch
-
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        if not names:
-            with model.disable_adapter():
-                return model(torch.tensor([ids])).logits[0].numpy()
-        model.base_model.set_adapter(names)
-        return model(torch.tensor([ids])).logits[0].numpy()
 
 
 def greedy(model: Any, names: list[str], ids: list[int], count: int) -> list[int]:

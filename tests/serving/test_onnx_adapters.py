@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs, tiny_adapters, tiny_models
+from helpers import needs, tiny_adapters
 from helpers.gateways import Local, local
+from helpers.tiny_adapters import of_peft
 
 import kanna
 from kanna.errors import FormatError
@@ -31,14 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def peft(home: Path) -> Any:
     """PEFT's model with both adapters, `tone` and `style`, and their files beside its base."""
-    with pytest.MonkeyPatch.context() as patch:
-        small = {"intermediate_size": 640, "vocab_size": 544, "num_hidden_layers": 2}
-        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | small)
-        source = tiny_adapters.base("smollm", home / "source")
-    modules = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
-    model = tiny_adapters.make(source, home / "tone", seed=5, **modules)
-    tiny_adapters.make(source, home / "style", seed=6, **modules, r=3, use_rslora=True)
-    model.load_adapter(str(home / "style"), "style")
+    source, model = home / "source", tiny_adapters.two(home, "tone")
     out = home / "served"
     kanna.convert(source, out, adapter=home / "tone", preset="onnx:fp32", threads=1)
     (out / "adapter.onnx_adapter").rename(home / "tone.onnx_adapter")
@@ -50,19 +44,6 @@ def peft(home: Path) -> Any:
 
 def files(home: Path) -> list[Path]:
     return [home / "tone.onnx_adapter", home / "style.onnx_adapter"]
-
-
-def of_peft(model: Any, names: list[str], ids: list[int]) -> np.ndarray:
-    """Logits with some adapters at once, f32 [len(ids), vocabulary]."""
-    import torch
-
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        if not names:
-            with model.disable_adapter():
-                return model(torch.tensor([ids])).logits[0].numpy()
-        model.base_model.set_adapter(names)
-        return model(torch.tensor([ids])).logits[0].numpy()
 
 
 @pytest.mark.slow
@@ -86,7 +67,10 @@ def test_rows_of_one_batch_have_adapters_of_their_own(home: Path, peft: Any) -> 
 @pytest.mark.slow
 def test_a_scale_is_that_of_the_change(home: Path, peft: Any) -> None:
     decoder = OnnxDecoder(home / "served", context=64, rows=1, threads=1, adapters=files(home))
-    base, tuned = of_peft(peft, [], IDS[:1]), of_peft(peft, ["default"], IDS[:1])
+    base, tuned = (
+        of_peft(peft, [], IDS[:1]),
+        of_peft(peft, ["default"], IDS[:1]),
+    )
     seen = dict[float, np.ndarray]()
     for scale in (1e-3, 1.0):
         decoder.end(decoder.begin(((0, scale),)))
