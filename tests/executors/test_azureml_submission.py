@@ -9,62 +9,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers.azureml_stub import AzureStub, serving
+from helpers.azureml_stub import NAMES, AzureStub
 
 import kanna
 from kanna._util import extras
 from kanna.cli.main import cli
 from kanna.errors import MissingError, RefusedError, SourceError, UsageError
 
-NAMES = [
-    "install=https://wheels.example/kanna_edge-0.1.0-cp310-abi3-linux_x86_64.whl",
-    "subscription=11111111-1111-1111-1111-111111111111",
-    "resource_group=edge",
-    "workspace=models",
-]
 slow = pytest.mark.slow  # the SDK loads for seconds
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureStub]:
-    """The stub, to which all that azure-core sends goes; credentials are a token that is none."""
-    pytest.importorskip("azure.ai.ml")
-    identity: Any = pytest.importorskip("azure.identity")
-    from azure.ai.ml.operations._run_history_constants import RunHistoryConstants
-    from azure.core.credentials import AccessToken
-    from azure.core.exceptions import ServiceRequestError
-    from azure.core.pipeline.transport import RequestsTransport
-
-    def token(*_: Any, **__: Any) -> Any:
-        return AccessToken("a test", int(time.time()) + 3600)
-
-    monkeypatch.setattr(
-        identity, "DefaultAzureCredential", lambda: SimpleNamespace(get_token=token)
-    )
-    for bound in ("MIN", "MAX"):
-        monkeypatch.setattr(RunHistoryConstants, f"_WAIT_COMPLETION_POLLING_INTERVAL_{bound}", 0)
-    send, made = RequestsTransport.send, AzureStub()
-    with serving(made) as url:
-
-        def redirected(self: Any, request: Any, **more: Any) -> Any:
-            if not request.url.startswith("https://"):  # of a machine in Azure, which this is none
-                raise ServiceRequestError("there is no such machine")
-            if made.unreachable:
-                raise ServiceRequestError("the network is away")
-            request.url = f"{url}/{request.url.removeprefix('https://')}"
-            return send(self, request, **more)
-
-        monkeypatch.setattr(RequestsTransport, "send", redirected)
-        yield made
-    assert made.unknown == []
 
 
 @slow

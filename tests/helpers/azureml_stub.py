@@ -1,14 +1,17 @@
 """A stub of what Azure ML and Azure Blob answer: not the service, which needs an account.
 
-It listens on loopback and answers what azure-ai-ml 1.35 asks for one command job, in the shapes of
-the REST API (2023-04-01 and newer, run history 1.0, Blob 2021). Files are kept, and a job goes
-through its states one by one, each time it is asked for.
+It listens on loopback and answers what azure-ai-ml 1.35 asks for one command or pipeline job, in
+the shapes of the REST API (2023-04-01 and newer, run history 1.0, data 1.0, Blob 2021). Files are
+kept, and a job goes through its states one by one, each time it is asked for; those of a pipeline
+go through them with it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,8 +25,16 @@ WORKSPACE = (
     "/subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/edge"
     "/providers/Microsoft.MachineLearningServices/workspaces/models"
 )
+OUTPUT = "azureml://locations/westeurope/workspaces/2222/data/run/versions/1"
 ACCOUNT = "modelsstorage"
 REGION = "https://westeurope.api.azureml.ms"
+NAMES = [
+    "install=https://wheels.example/kanna_edge-0.1.0-cp310-abi3-linux_x86_64.whl",
+    "subscription=11111111-1111-1111-1111-111111111111",
+    "resource_group=edge",
+    "workspace=models",
+]
+"""What is set of the executor, for the stub's workspace."""
 SYSTEM = {"createdAt": "2026-01-01T00:00:00Z", "createdBy": "a test", "createdByType": "User"}
 Answer = tuple[int, Any]
 
@@ -43,7 +54,9 @@ class AzureStub:
         calls: How often something was asked for.
         unreachable: Whether no request gets there any more.
         rounds: How often the state of the job was asked for.
-        unknown: What was asked for that a stub of a command job does not answer.
+        unknown: What was asked for that a stub of a job does not answer.
+        broken: Jobs of a pipeline that fail, by name; those that need them never begin.
+        output: Files of the output of a job, by their paths in it.
     """
 
     states: list[str] = field(default_factory=lambda: ["Queued", "Running", "Completed"])
@@ -57,6 +70,8 @@ class AzureStub:
     unknown: list[str] = field(default_factory=list[str])
     unreachable: bool = False
     rounds: int = 0
+    broken: set[str] = field(default_factory=set[str])
+    output: dict[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
     def state(self) -> str:
         """The state of the job now."""
@@ -69,6 +84,15 @@ class AzureStub:
             found = self._resource(method, rest, json.loads(body) if body else {})
         elif "/history/v1.0" in path and path.endswith("/details"):
             found = self._details(path)
+        elif "/history/v1.0" in path and path.endswith("/children"):
+            found = 200, {"value": self._children(path.split("/")[-2])}
+        elif path.endswith("/rundata"):
+            made = {"run": {"assetId": OUTPUT, "type": "uri_folder"}}
+            found = 200, {"runMetadata": {"outputs": made if self.output else {}}}
+        elif path.endswith("/dataversion/batchGetResolvedUris"):
+            place = WORKSPACE.replace("/providers/Microsoft.MachineLearningServices", "")
+            uri = f"azureml:/{place}/datastores/workspaceblobstore/paths/outputs/run"
+            found = 200, {"values": {OUTPUT: {"uri": uri, "type": "uri_folder"}}}
         elif path == "/discovery":
             found = 200, {"api": REGION}
         elif path.endswith("/log.txt"):
@@ -87,6 +111,8 @@ class AzureStub:
         self.calls[f"{method} {kind or 'workspace'}"] += 1
         if not rest:
             return 200, _workspace()
+        if rest == "datastores":  # the default one
+            return 200, {"value": [_resource("datastores/workspaceblobstore", _DATASTORE)]}
         if rest == "datastores/workspaceblobstore":
             return 200, _resource(rest, _DATASTORE)
         if rest == "datastores/workspaceblobstore/listSecrets":
@@ -141,6 +167,21 @@ class AzureStub:
             about["error"] = {"error": {"code": "UserError", "message": self.error}}
         return 200, about
 
+    def _children(self, name: str) -> list[dict[str, Any]]:
+        """The jobs of a pipeline that have begun: the first two rounds have one more each."""
+        jobs: dict[str, Any] = self.assets[f"jobs/{name}"]["properties"].get("jobs", {})
+        lost, children = set(self.broken), list[dict[str, Any]]()
+        ended = self.state() in ("Completed", "Failed")
+        for number, (title, job) in enumerate(jobs.items()):
+            needs = re.findall(r"parent\.jobs\.(\w+)\.", json.dumps(job["inputs"]))
+            if not lost.isdisjoint(needs):
+                lost.add(title)
+            elif ended or number < self.rounds:
+                state = "Failed" if title in self.broken else "Completed"
+                about = {"runId": f"{name}-{number}", "displayName": title, "parentRunId": name}
+                children.append({**about, "status": state if ended else "Running"})
+        return children
+
     def blob(self, method: str, path: str, query: dict[str, Any], request: Any) -> Answer:
         """What Azure Blob answers: put, set metadata, head."""
         names = {k.lower(): v for k, v in request.headers.items()}
@@ -158,7 +199,19 @@ class AzureStub:
         if path in self.blobs:
             return 200, b"" if method == "HEAD" else self.blobs[path]
         if query.get("comp") == ["list"]:
-            return 200, b'<?xml version="1.0"?><EnumerationResults><Blobs/></EnumerationResults>'
+            listed = "".join(
+                f"<Blob><Name>outputs/run/{name}</Name><Properties>"
+                f"<Content-Length>{len(data)}</Content-Length><BlobType>BlockBlob</BlobType>"
+                "</Properties></Blob>"
+                for name, data in self.output.items()
+                if query.get("prefix") == ["outputs/run"]
+            )
+            return 200, (
+                '<?xml version="1.0"?><EnumerationResults>'
+                f"<Blobs>{listed}</Blobs></EnumerationResults>"
+            ).encode()
+        if (data := self.output.get(path.partition("/outputs/run/")[2])) is not None:
+            return 200, data
         return 404, b""
 
 
@@ -204,10 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
         if ".blob." in host:
             query = parse_qs(parts.query)
             code, body = self.stub.blob(self.command, path, query, self)
-            headers = {"x-ms-version": "2021-08-06", "ETag": '"0x1"'}
+            headers = {"x-ms-version": "2021-08-06", "x-ms-blob-type": "BlockBlob"}
+            headers["ETag"] = '"0x1"'
+            kind = "xml" if query.get("comp") == ["list"] else "octet-stream"
+            headers["Content-Type"] = f"application/{kind}"
             headers["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
             told = self.stub.metadata.get(path, {}) if self.command != "PUT" else {}
             headers |= {f"x-ms-meta-{name}": value for name, value in told.items()}
+            if self.headers.get("x-ms-range") and code == 200:
+                code, whole = 206, max(len(body), 1)
+                headers["Content-Range"] = f"bytes 0-{whole - 1}/{whole}"
             if code == 404:
                 headers["x-ms-error-code"] = "BlobNotFound"
         else:
@@ -225,6 +284,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+def token() -> tuple[str, int]:
+    """A token that is none: what it says is read, and nobody signed it; and when it runs out."""
+    said = ({"alg": "none"}, {"aud": "https://ml.azure.com", "tid": "3333"})
+    parts = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in said]
+    return f"{'.'.join(parts)}.", int(time.time()) + 3600
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from kanna._util.digest import sha256
 from kanna.errors import OutputError, UsageError
 from kanna.escaping import shell_line, yaml_text
 from kanna.executors.azureml_pipeline import SCHEMAS, PipelineParts, pipeline
-from kanna.executors.azureml_workspace import EXTRA, AzureWorkspace, WorkspaceName
+from kanna.executors.azureml_sdk import EXTRA, hushed, sdk
+from kanna.executors.azureml_workspace import AzureWorkspace, WorkspaceName
 from kanna.executors.base import Executor, JobFiles, JobInput, JobOutcome, RecipeJob
 from kanna.executors.commands import JobOptions, head, installing, running, without_expressions
 from kanna.executors.settings import option
@@ -46,6 +48,9 @@ class AzureOptions(JobOptions):
     experiment: str = option("experiment that the job belongs to", "kanna")
     minutes: int = option("minutes after which it is ended", 360)
     pipeline: bool = option("a pipeline with a job for each step, not one command job", False)
+    fetch: bool = option(
+        "bring the folder of the run here, once a job that was submitted has completed", False
+    )
     register: str = option("name of a model that the folder of the run is registered as", "")
 
     def __post_init__(self) -> None:
@@ -249,20 +254,19 @@ def check(paths: Sequence[Path]) -> list[str]:
     if missing := extras.missing(EXTRA):
         install = extras.command(EXTRA)
         return [f"not held to Azure's schemas, for lack of {', '.join(missing)}: {install}"]
-    from importlib import import_module
-
-    sdk: Any = import_module("azure.ai.ml")
+    reader = sdk()
     for path in paths:
         if path.suffix != ".yml":
             continue
         components = path.parent.name == "components"
         loader = "load_component" if components else _LOADERS.get(path.name, "load_data")
         try:
-            getattr(sdk, loader)(str(path))
+            with hushed():
+                getattr(reader, loader)(str(path))
         except Exception as error:  # of many classes
             why = " ".join(str(error).split())[:300]
             raise OutputError(f"Azure's SDK refuses {path}: {why}") from error
-    return [f"held to the schemas of azure-ai-ml {sdk.__version__}"]
+    return [f"held to the schemas of azure-ai-ml {reader.__version__}"]
 
 
 def submit(
@@ -276,7 +280,7 @@ def submit(
         resource_group=options.resource_group,
         workspace=options.workspace,
     )
-    return AzureWorkspace(name, remark).run
+    return partial(AzureWorkspace(name, remark).run, fetch=options.fetch)
 
 
 EXECUTOR = Executor(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import logging
 import re
 import secrets
 import sys
@@ -16,17 +15,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanna._util import extras, outgoing
+from kanna._util import extras, outgoing, own_files
+from kanna._util.disk import explain
 from kanna._util.units import format_size
 from kanna.errors import KannaError, SourceError
 from kanna.escaping import one_line, shell_line
+from kanna.executors.azureml_sdk import EXTRA, hushed, sdk
+from kanna.executors.azureml_steps import PipelineChildren
 from kanna.executors.base import JobOutcome
 
-EXTRA = "azureml"
 SHOWN_LINES = 40
 """Of the log of a job that failed."""
 _COMPLETED = "Completed"
@@ -77,7 +78,7 @@ class AzureWorkspace:
         extras.require(EXTRA, "a job in a workspace of Azure ML")
         outgoing.require(f"the {name}")
         self._name, self._remark = name, remark
-        self._sdk: Any = importlib.import_module("azure.ai.ml")
+        self._sdk = sdk()
         identity: Any = importlib.import_module("azure.identity")
         with self._explained():
             self._client = self._sdk.MLClient(
@@ -90,8 +91,13 @@ class AzureWorkspace:
             )
             self._client.workspaces.get(name.workspace)
 
-    def run(self, folder: Path) -> JobOutcome:
+    def run(self, folder: Path, *, fetch: bool = False) -> JobOutcome:
         """Run the job whose files are in a folder, and follow it to its end.
+
+        Args:
+            folder: Where `job.yml` is.
+            fetch: Whether the folder of the run is brought here when the job has completed, under
+                the job's name.
 
         Raises:
             SourceError: The service refuses it.
@@ -109,10 +115,11 @@ class AzureWorkspace:
                 submitted = _sent(self._client.jobs, job)
                 if submitted.studio_url:
                     self._remark(f"its page: {submitted.studio_url}")
-                return self._followed(submitted)
+                outcome = self._followed(submitted)
             except KeyboardInterrupt:
                 self._cancel(job.name)
                 raise
+            return self._fetched(outcome, folder / job.name) if fetch and outcome.ok else outcome
 
     def _environment(self, path: Path) -> str:
         """Make the environment, where it is not there; returns its name."""
@@ -144,8 +151,12 @@ class AzureWorkspace:
         failed: Any = importlib.import_module("azure.ai.ml.exceptions").JobException
         name, why = submitted.name, ""
         states: list[str] = []
+        pipeline = submitted.type == "pipeline"
+        children = PipelineChildren(self._client.jobs, name, self._remark)
 
         def state() -> str:
+            if pipeline:
+                children.look()
             status = self._client.jobs.get(name).status
             now = str(getattr(status, "value", status))  # a text, where the SDK does not know it
             if states[-1:] != [now]:
@@ -166,8 +177,10 @@ class AzureWorkspace:
         log.end()
         ended = state()
         ok = ended == _COMPLETED
-        words = ["az", "ml", "job", "download", "--name", name]
-        words += ["--output-name", "run"] if ok else ["--all"]
+        broken = children.failed()
+        if broken:
+            titles = ", ".join(child.title for child in broken)
+            why = " ".join(filter(None, (f"{titles} failed.", why)))
         return JobOutcome(
             name=name,
             state=ended,
@@ -176,8 +189,37 @@ class AzureWorkspace:
             why=why,
             todo=_advice(why) if why else "",
             log=[] if ok else list(log.last),
-            commands=[shell_line([*words, *self._name.flags()])],
+            commands=[
+                shell_line(["az", "ml", "job", "download", "--name", *words, *self._name.flags()])
+                for words in (
+                    [[name, "--output-name", "run"]]
+                    if ok
+                    else [[one, "--all"] for one in (name, *(child.name for child in broken))]
+                )
+            ],
         )
+
+    def _fetched(self, outcome: JobOutcome, place: Path) -> JobOutcome:
+        """Bring the folder of a run here."""
+        self._remark(f"the folder of the run is fetched into {place}")
+        partial = own_files.fresh_name(place)
+        try:
+            # The SDK adds the name of the output, and prints a bar.
+            with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+                self._client.jobs.download(outcome.name, download_path=partial, output_name="run")
+            made = partial / "named-outputs" / "run"
+            if not made.is_dir():
+                raise SourceError(
+                    f"the job {outcome.name} has left no output `run`",
+                    expected="the folder of a run",
+                    todo=outcome.commands[0],
+                )
+            made.replace(place)
+        except OSError as error:
+            raise explain(error, place) from error
+        finally:
+            own_files.remove(partial)
+        return replace(outcome, folder=str(place), commands=[])
 
     def _cancel(self, name: str) -> None:
         """Ask the service to end a job, without waiting until it has."""
@@ -196,7 +238,7 @@ class AzureWorkspace:
         problems: Any = importlib.import_module("azure.core.exceptions")
         own: Any = importlib.import_module("azure.ai.ml.exceptions")
         try:
-            with _hushed():
+            with hushed():
                 yield
         except KannaError:
             raise
@@ -215,13 +257,13 @@ class AzureWorkspace:
             raise SourceError(
                 f"the {self._name} refuses: {_said(error)}", todo=_advice(_said(error))
             ) from None
+        except own.MlException as error:  # an AzureError, too
+            raise SourceError(f"Azure's SDK refuses: {_said(error)}") from None
         except problems.AzureError as error:
             raise SourceError(
                 f"the {self._name} does not answer: {_said(error)}",
                 todo="is this machine connected, and does a proxy or firewall let it through?",
             ) from None
-        except own.MlException as error:
-            raise SourceError(f"Azure's SDK refuses the job: {_said(error)}") from None
 
 
 class LogLines:
@@ -272,24 +314,6 @@ def _sent(kind: Any, wanted: Any) -> Any:
 def _bytes(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-@contextmanager
-def _hushed() -> Generator[None]:
-    """Leave the libraries' own log aside: what they raise is told, and by us."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("azure", *logging.root.manager.loggerDict)
-        if name.partition(".")[0] in ("azure", "msal")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _attempts(text: str) -> str:

@@ -113,6 +113,7 @@ class JobOutcome:
         todo: What can be done about it.
         log: The last lines of a job that failed.
         commands: Shell lines that fetch what it made.
+        folder: Where the folder of its run is, if it was fetched.
     """
 
     name: str
@@ -123,6 +124,7 @@ class JobOutcome:
     todo: str = ""
     log: Sequence[str] = ()
     commands: Sequence[str] = ()
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,7 @@ def _draw_job(screen: Console, data: dict[str, Any], *, log: bool) -> None:
     lines = [*(job["log"] if log else ()), f"{job['name']}: {job['state']}", job["why"]]
     lines += [f"What to do: {job['todo']}" if job["todo"] else "", job["url"]]
     lines += ["What it made:" if job["ok"] else "All that it left:"]
-    lines += [f"  {one}" for one in data["commands"]]
+    lines += [f"  {one}" for one in (job["folder"], *data["commands"]) if one]
     for line in filter(None, lines):
         screen.print(line, soft_wrap=True, markup=False, highlight=False)
 
