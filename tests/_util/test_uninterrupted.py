@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kanna._util import locks, own_files
-from kanna._util.processes import Terminated, ending_orderly
+from kanna._util import interruption, locks, own_files
+from kanna._util.interruption import Terminated, ending_orderly
 from kanna._util.uninterrupted import uninterrupted
 
 
@@ -66,3 +66,32 @@ def test_a_refusal_removes_the_lock_of_a_killed_run(tmp_path: Path) -> None:
     with locks.holding(tmp_path / "out", "convert"):
         locks.remove_stale(tmp_path / "out")
         assert list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_what_a_library_makes_of_a_signal_is_the_signal(
+    number: int, error: type[BaseException]
+) -> None:
+    def half_imported() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            for _ in range(1000):  # where Python looks for signals
+                pass
+        except KeyboardInterrupt:
+            pass
+        raise ImportError("cannot load module more than once per process")
+
+    with pytest.raises(error), ending_orderly():
+        half_imported()
+    with pytest.raises(ImportError), ending_orderly():
+        raise ImportError("of another reason")
+    with pytest.raises(ImportError), ending_orderly():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+        except KeyboardInterrupt:
+            interruption.answered()
+        raise ImportError("of another reason")

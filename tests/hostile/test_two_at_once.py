@@ -16,13 +16,14 @@ import pytest
 from helpers.tiny_models import make
 
 import kanna
-from kanna._util import atomic, locks, own_files, processes, verified
+from kanna._util import atomic, locks, own_files, verified
+from kanna._util.interruption import Terminated, ending_orderly
 from kanna.errors import OutputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kanna._util import atomic, locks, own_files, processes, verified
+from kanna._util import atomic, locks, own_files, verified
 out = Path(sys.argv[1])
 with locks.holding(out, "convert"):
     own_files.create(own_files.fresh_name(out)).close()
@@ -160,7 +161,7 @@ def test_a_signal_while_something_is_made_leaves_nothing(
         signal.raise_signal(signal.SIGTERM)
         return answer
 
-    with pytest.raises(processes.Terminated), processes.ending_orderly():
+    with pytest.raises(Terminated), ending_orderly():
         monkeypatch.setattr(owner, function, interrupted)
         with enter(tmp_path):
             pytest.fail("the signal was lost")

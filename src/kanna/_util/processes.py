@@ -20,32 +20,6 @@ _disposable = False
 _ROOT = Path(__file__).anchor
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: what is under way is given up as after Ctrl-C."""
-
-
-@contextmanager
-def ending_orderly() -> Generator[None]:
-    """Have SIGTERM raise `Terminated` in the main thread, once: the next one ends at once.
-
-    Whoever ignores the signal, or handles it, goes on doing so.
-    """
-
-    def terminate(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def end_with_parent() -> None:
     """In a child of ours: end when the process that started this one has ended, however it did.
 

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from kanna import __version__
-from kanna._util import extras, folders, last_error, plugins, processes
+from kanna._util import extras, folders, last_error, plugins
+from kanna._util.interruption import Terminated
 from kanna.cli import config, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
@@ -127,7 +128,7 @@ class Commands(click.Group):
         except BrokenPipeError as error:
             # Who reads the first lines alone, as `head` does, has what it wanted.
             ctx.exit(0 if streams.reader_left() else report(error, ctx))
-        except processes.Terminated:
+        except Terminated:
             click.secho("\nTerminated.", err=True, fg="yellow")
             ctx.exit(TERMINATED)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from kanna._util import processes
+from kanna._util.interruption import ending_orderly
 from kanna._util.units import parse_size
 from kanna.cli import config, shells
 from kanna.cli.settings import settings
@@ -67,7 +67,7 @@ def command(
         @click.pass_context
         def run(ctx: click.Context, /, **values: Any) -> Any:
             config.drop_contradicted(ctx, values)
-            ending = nullcontext() if handles_signals else processes.ending_orderly()
+            ending = nullcontext() if handles_signals else ending_orderly()
             with ending, Terminal(settings(ctx)) as terminal:
                 return function(terminal, **values)
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import kanna
 from kanna._util import own_files
 from kanna._util.atomic import write_json, write_text
+from kanna._util.interruption import not_an_error
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
 from kanna.escaping import json_text
@@ -102,7 +103,8 @@ def run(call: StepCall, progress: Progress, remark: Callable[[str], None]) -> St
     started = time.perf_counter()
     with _working_folder(call) as work:
         try:
-            result = _call(call, work, progress, remark)
+            with not_an_error():
+                result = _call(call, work, progress, remark)
         except Exception as error:
             write_text(work / "error.txt", "".join(traceback.format_exception(error)))
             record = StepRecord(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kanna._util.processes import Terminated
+from kanna._util import interruption
+from kanna._util.interruption import Terminated
 from kanna.cli import options
 from kanna.cli.commands.generate import sampling
 from kanna.cli.options import command
@@ -72,6 +73,7 @@ def _talk(terminal: Terminal, conversation: Conversation, reader: LineReader) ->
         except KeyboardInterrupt as interrupt:
             if _ends(interrupt):
                 raise
+            interruption.answered()
             click.echo(err=True)
             terminal.note("/bye ends.", colour="cyan")
 
@@ -137,6 +139,7 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
             raise
         # The second Ctrl-C: whatever the engine is in, it is loaded again for the next message.
         close()
+        interruption.answered()
         reason = "stopped"
     if live and (pieces or not reason):
         click.echo()

@@ -21,6 +21,7 @@ from typing import Any
 
 import kanna
 from kanna._util.atomic import write_json
+from kanna._util.interruption import ending_orderly
 from kanna.errors import KannaError
 from kanna.report.write import plain
 from kanna.serving.studio.exports import call
@@ -147,7 +148,8 @@ def main(folder: Path) -> int:
     try:
         threading.Thread(target=_watch_input, daemon=True).start()
         job = StudioJob(**read_object(folder / "job.json"))
-        outcome = _run(job, folder)
+        with ending_orderly():
+            outcome = _run(job, folder)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
