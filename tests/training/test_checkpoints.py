@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ kanna.adapt("source", "chats.jsonl", "out", **json.loads(sys.argv[1]))
 
 WORDS = ["fox", "dog", "once", "time"]
 SLOW = [("dpo", None), ("orpo", None), ("sft", 4)]
+BACKENDS = {"torch": "adapter_model.safetensors", "mlx": "adapters.safetensors"}
 
 
 def write_data(folder: Path, objective: str) -> Path:
@@ -65,25 +67,34 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("objective", "base_bits"),
+    ("objective", "base_bits", "backend"),
     [
-        ("sft", None),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+        ("sft", None, "torch"),
+        ("sft", None, "mlx"),
+        *(pytest.param(*case, "torch", marks=pytest.mark.slow) for case in SLOW),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
-    home: Path, objective: str, base_bits: int | None
+    home: Path, objective: str, base_bits: int | None, backend: str
 ) -> None:
+    needs.package({"mlx": "mlx_lm"}.get(backend, "torch"))
     write_data(home, objective)
-    settings: dict[str, Any] = SETTINGS | {"objective": objective, "base_bits": base_bits}
+    settings: dict[str, Any] = SETTINGS | {
+        "objective": objective,
+        "base_bits": base_bits,
+        "backend": backend,
+    }
     whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **settings)
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, json.dumps(settings)],
         cwd=home,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    until = time.monotonic() + 400
-    while time.monotonic() < until and not list(home.glob(".out.unfinished-*/complete-1[0-9]")):
+    until, last = time.monotonic() + 400, random.randint(3, 20)
+    print(f"killed after step {last}")
+    while time.monotonic() < until and last > max(
+        (int(p.name[9:]) for p in home.glob(".out.unfinished-*/complete-*")), default=0
+    ):
         assert child.poll() is None
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
@@ -92,8 +103,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     (folder / "checkpoint-99").mkdir()  # what was being written when it was killed
     # A base is keyed by its bytes: only the paths differ from those of the child.
     done = kanna.adapt(home / "source", home / "chats.jsonl", home / "out", **settings)
-    assert any("went on after step 1" in note for note in done.notes)
-    one, two = (home / name / "adapter_model.safetensors" for name in ("whole", "out"))
+    [note] = [note for note in done.notes if "went on after step" in note]
+    assert int(note.split("after step ")[1].split()[0].rstrip(",;")) >= last
+    one, two = (home / name / BACKENDS[backend] for name in ("whole", "out"))
     assert one.read_bytes() == two.read_bytes()
     assert (done.steps, done.best_step) == (whole.steps, whole.best_step)
     assert (done.base_loss, done.tuned_loss) == (whole.base_loss, whole.tuned_loss)

@@ -35,7 +35,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
+SCALES = {"rslora": 4.0, "lora": 2.0, "dora": 2.0}
+
+
+@pytest.mark.parametrize(
+    "method", ["rslora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "dora"))]
+)
 def test_it_learns_and_writes_the_layout_of_mlx_lm(home: Path, method: str) -> None:
     out = home / method
     done = kanna.adapt(
@@ -44,14 +49,14 @@ def test_it_learns_and_writes_the_layout_of_mlx_lm(home: Path, method: str) -> N
     assert done.tuned_loss < 0.9 * done.base_loss and done.settings["backend"] == "mlx"
     assert [h["step"] for h in done.history if "loss" in h] == list(range(1, 7))
     config = json.loads((out / "adapter_config.json").read_text())
-    assert config["fine_tune_type"] == method and config["num_layers"] == 3
-    assert config["lora_parameters"] == {"rank": 4, "scale": 2.0, "dropout": 0.0}
+    assert config["fine_tune_type"] == method.removeprefix("rs") and config["num_layers"] == 3
+    assert config["lora_parameters"] == {"rank": 4, "scale": SCALES[method], "dropout": 0.0}
     adapter = open_adapter(out)
     assert adapter.layout == "mlx-lm" and len(adapter.low_rank) == 21
     assert {p.name for p in out.iterdir()} >= {"adapters.safetensors", "held-out.jsonl"}
     assert kanna.merge(home / "source", out, dry_run=True).notes == []
     assert "held-out loss" in (out / "report.html").read_text()
-    if method == "lora":
+    if method == "rslora":
         torch = kanna.adapt(home / "source", home / "data.jsonl", home / "t", **fast(steps=1))
         assert done.base_loss == pytest.approx(torch.base_loss, rel=1e-4)  # the same tokens
         assert done.examples == torch.examples and done.tokens == torch.tokens
@@ -71,7 +76,6 @@ def test_what_mlx_lm_has_not_is_refused_and_the_default_is_chosen(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong: list[dict[str, Any]] = [
-        {"method": "rslora"},
         {"objective": "dpo"},
         {"auto": True},
         {"base_bits": 4},

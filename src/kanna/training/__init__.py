@@ -220,7 +220,6 @@ def _backend(given: str | None, settings: TrainingSettings, **more: Any) -> str:
     asked = {f"--{name.removesuffix('_plan')}": value is not None for name, value in more.items()}
     asked |= {
         "--objective": settings.objective != objectives.DEFAULT,
-        "--method rslora": settings.method == "rslora",
         "--auto": settings.auto,
         "--base-bits": settings.base_bits is not None,
     }
@@ -228,7 +227,7 @@ def _backend(given: str | None, settings: TrainingSettings, **more: Any) -> str:
     if given == MLX and of_torch:
         raise UsageError(
             f"--backend mlx with {of_torch[0]}",
-            expected="--method lora or dora, answers as they are, the base as it is",
+            expected="answers as they are, the base as it is",
             todo="leave one of them out",
         )
     if given is not None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from kanna._util import own_files
 from kanna._util.atomic import write_json
 from kanna.errors import KannaError
 from kanna.training.run import TrainingRun
+from kanna.training.settings import TORCH
 
 EVERY = 60.0
 """Seconds after which a step is followed by a checkpoint."""
@@ -32,10 +34,12 @@ class Checkpoints:
 
     Args:
         folder: That folder; its name depends on data, base and settings.
+        backend: Whose tensors the values of an adapter are, one of `settings.BACKENDS`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backend: str = TORCH) -> None:
         self.folder = folder
+        self._tensors = f"safetensors.{backend}"
 
     def __enter__(self) -> Checkpoints:
         self.prepare()
@@ -68,18 +72,23 @@ class Checkpoints:
         }
         return steps[max(steps)] if steps else None
 
+    def begun(self, step: int) -> Path:
+        """An empty folder for what a trainer keeps of its state after a step."""
+        folder = self.folder / f"checkpoint-{step}"
+        own_files.remove(folder)
+        folder.mkdir()
+        return folder
+
     def complete(self, made: Path, run: TrainingRun) -> None:
-        """Add the run to what transformers wrote, and give the checkpoint its final name.
+        """Add the run to what a trainer wrote, and give the checkpoint its final name.
 
         Args:
-            made: The folder that transformers wrote.
+            made: The folder that the trainer wrote.
             run: The run so far.
         """
-        from safetensors.torch import save_file
-
         before = self.latest()
         if run.state:
-            save_file({k: v.contiguous() for k, v in run.state.items()}, made / _BEST)
+            import_module(self._tensors).save_file(run.state, made / _BEST)
         values = _figures(run)
         write_json(made / _RUN, values)
         for path in made.rglob("*"):
@@ -93,8 +102,6 @@ class Checkpoints:
 
     def begin(self) -> tuple[TrainingRun, Path | None]:
         """A run that goes on from the last checkpoint, and that checkpoint; anew where none is."""
-        from safetensors.torch import load_file
-
         run, path = TrainingRun(), self.latest()
         if self._rate.is_file():
             run.rate_test = json.loads(self._rate.read_text(encoding="utf-8"))
@@ -105,7 +112,7 @@ class Checkpoints:
             if field.name in values:
                 setattr(run, field.name, values[field.name])
         if (path / _BEST).is_file():
-            run.state = dict(load_file(path / _BEST))
+            run.state = dict(import_module(self._tensors).load_file(path / _BEST))
         run.resumed = run.steps
         return run, path
 

@@ -121,7 +121,7 @@ class AdapterJob:
         )
         _refuse_nothing(training, held_out, chats)
         lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
-        checkpoints = Checkpoints(self._unfinished(out))
+        checkpoints = Checkpoints(self._unfinished(out), self.settings.backend)
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
             if self.teacher is not None:

@@ -188,7 +188,7 @@ def _adapter(model: Any) -> dict[str, Any]:
     import peft
 
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: value.detach().clone() for name, value in state.items()}
+    return {name: value.detach().clone().contiguous() for name, value in state.items()}
 
 
 def _watch(trainer: Any, watcher: Watcher) -> None:

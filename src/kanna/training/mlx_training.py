@@ -6,10 +6,12 @@ that the other trainer gets, in place of its own data sets, which know one answe
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from kanna._util.progress import Progress
 from kanna.errors import FormatError, KannaError
 from kanna.sources import adapter as names
 from kanna.tracking import TrackedRun
+from kanna.training import mlx_checkpoint
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import HeldOutFigures
 from kanna.training.run import TrainingRun
@@ -46,7 +49,7 @@ class MLXTask:
         training: What is learned.
         held_out: What the run is judged by.
         settings: How it is trained.
-        checkpoints: Where those of other trainers lie; mlx-lm's trainer cannot go on from one.
+        checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
     """
@@ -60,41 +63,46 @@ class MLXTask:
     tracked: TrackedRun
 
     def run(self) -> TrainingRun:
-        """Train; the run, whose state is the best adapter, by names as mlx-lm has them.
+        """Train, from the last checkpoint on.
+
+        Returns:
+            The run, whose state is the best adapter, by names as mlx-lm has them.
 
         Raises:
             FormatError: mlx-lm cannot load the model.
             KannaError: The loss was no number before anything improved.
         """
         import mlx.core as mx
-        import mlx.optimizers as optimizers
         from mlx_lm.tuner.trainer import TrainingArgs, train
 
         settings, steps = self.settings, self.settings.total_steps(len(self.training))
         mx.random.seed(settings.seed)
-        model = self._model()
-        run, watcher = self._watched(model, steps)
-        rate: Any = optimizers.linear_schedule(
-            0.0, settings.learning_rate, min(10, max(1, steps // 10))
-        )
+        model, optimizer = self._model(), self._optimizer(steps)
+        run, latest = self.checkpoints.begin()
+        run.micro_batch = settings.batch
+        if latest is not None:
+            mlx_checkpoint.restore(latest, model, optimizer)
+        watcher = self._watcher(run, model, steps)
         with tempfile.TemporaryDirectory(prefix="kanna-") as scratch, _quiet():
             self.progress.start("train", steps, "steps")
-            run.base_loss = watcher.look(0)
+            self.progress.advance(run.resumed)
+            if not run.resumed:
+                run.base_loss = watcher.look(0)
             with suppress(_EndedError):
                 train(
                     model,
-                    optimizers.AdamW(learning_rate=rate, weight_decay=0.0),
+                    optimizer,
                     self.training,
                     args=TrainingArgs(
                         batch_size=settings.batch,
-                        iters=steps,
+                        iters=steps - run.resumed,
                         steps_per_report=1,
                         steps_per_save=steps + 1,
                         adapter_file=str(Path(scratch) / WEIGHTS),
                     ),
                     loss=_loss,
-                    iterate_batches=self._batches,
-                    training_callback=_listener(watcher),
+                    iterate_batches=partial(self._batches, made=run.resumed),
+                    training_callback=_listener(watcher, optimizer),
                 )
             self.progress.finish()
         if not run.state:
@@ -128,14 +136,22 @@ class MLXTask:
 
     def _parameters(self) -> dict[str, Any]:
         settings = self.settings
-        scale = settings.strength / settings.rank
+        by = math.sqrt(settings.rank) if settings.method == "rslora" else settings.rank
+        scale = settings.strength / by
         return {"rank": settings.rank, "scale": scale, "dropout": 0.0}
 
-    def _watched(self, model: Any, steps: int) -> tuple[TrainingRun, Watcher]:
-        settings, run = self.settings, TrainingRun(micro_batch=self.settings.batch)
+    def _optimizer(self, steps: int) -> Any:
+        import mlx.optimizers as optimizers
+
+        warm = min(10, max(1, steps // 10))
+        rate: Any = optimizers.linear_schedule(0.0, self.settings.learning_rate, warm)
+        return optimizers.AdamW(learning_rate=rate, weight_decay=0.0)
+
+    def _watcher(self, run: TrainingRun, model: Any, steps: int) -> Watcher:
+        settings = self.settings
         mean = sum(one.read for one in self.training) / len(self.training)
         look = sum(one.read for one in self.held_out)
-        watcher = Watcher(
+        return Watcher(
             run=run,
             model=model,
             judge=self._judge,
@@ -147,7 +163,6 @@ class MLXTask:
             progress=self.progress,
             tracked=self.tracked,
         )
-        return run, watcher
 
     def _judge(self, model: Any) -> HeldOutFigures:
         """Nats per learned token of held-out examples, read one by one."""
@@ -161,12 +176,22 @@ class MLXTask:
         mean = sum(each) / max(1, sum(one.learned for one in self.held_out))
         return HeldOutFigures(loss=mean, domain_loss=mean, each=tuple(each))
 
-    def _batches(self, dataset: Any, batch_size: int, **_: Any) -> Iterator[Any]:
-        """Batches without end, in another order each time, as mlx-lm's trainer asks for them."""
+    def _batches(self, dataset: Any, batch_size: int, *, made: int, **_: Any) -> Iterator[Any]:
+        """Batches without end, in another order each time, as mlx-lm's trainer asks for them.
+
+        Args:
+            dataset: Examples in tokens.
+            batch_size: How many are read together.
+            made: Steps that were made before: what they read does not come again.
+            **_: Of mlx-lm's own batches.
+        """
         order = np.random.default_rng(self.settings.seed)
         while True:
             places: NDArray[np.int64] = order.permutation(len(dataset))
             for start in range(0, len(places), batch_size):
+                if made > 0:
+                    made -= 1
+                    continue
                 yield _arrays([dataset[i] for i in places[start : start + batch_size]])
 
     def save(self, run: TrainingRun, base: str, folder: Path) -> None:
@@ -180,12 +205,12 @@ class MLXTask:
         import mlx.core as mx
 
         layers = {name.split(".layers.")[1].split(".")[0] for name in run.state}
-        mx.save_safetensors(str(folder / WEIGHTS), run.state)
+        mx.save_safetensors(str(folder / WEIGHTS), dict(sorted(run.state.items())))
         write_json(
             folder / names.CONFIG,
             {
                 "model": base,
-                "fine_tune_type": self.settings.method,
+                "fine_tune_type": "dora" if self.settings.method == "dora" else "lora",
                 "num_layers": len(layers),
                 "lora_parameters": self._parameters(),
             },
@@ -232,19 +257,26 @@ def _trained(model: Any) -> dict[str, Any]:
     return dict(tree_flatten(model.trainable_parameters()))
 
 
-def _listener(watcher: Watcher) -> Any:
+def _listener(watcher: Watcher, optimizer: Any) -> Any:
     """A watcher as a callback of mlx-lm, which is imported only now."""
     from mlx_lm.tuner.callbacks import TrainingCallback
+
+    run = watcher.run
 
     class Listener(TrainingCallback):
         """Is told of every step."""
 
         def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
-            watcher.logged(train_info["iteration"], float(train_info["train_loss"]))
-            if watcher.run.stopped == "done":
-                watcher.stepped(train_info["iteration"])
-            if watcher.run.stopped != "done":
+            step = run.resumed + int(train_info["iteration"])
+            watcher.logged(step, float(train_info["train_loss"]))
+            if run.stopped == "done":
+                watcher.stepped(step)
+            if run.stopped != "done":
                 raise _EndedError
+            if watcher.saves:
+                made = watcher.checkpoints.begun(step)
+                mlx_checkpoint.write(made, watcher.model, optimizer)
+                watcher.saved(made)
 
     return Listener()
 

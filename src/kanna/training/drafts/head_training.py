@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util import own_files
 from kanna._util.progress import Progress
 from kanna.benchmark.drafting import AHEAD
 from kanna.training import teacher
@@ -178,9 +177,7 @@ class HeadTraining:
         """Make a checkpoint."""
         from safetensors.torch import save_file
 
-        folder = self.checkpoints.folder / f"checkpoint-{run.steps}"
-        own_files.remove(folder)
-        folder.mkdir()
+        folder = self.checkpoints.begun(run.steps)
         values = {f"value.{n}": v for n, v in self.head.state().items()}
         for at, moments in optimizer.state_dict()["state"].items():
             values |= {f"moment.{at}.{n}": v.detach().cpu() for n, v in moments.items()}
