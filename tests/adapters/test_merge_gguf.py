@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import needs, tiny_adapters
+from helpers.closeness import divergence
 from helpers.tiny_adapters import RECIPES
 
 import kanna
-from kanna.adapters import merged_gguf, open_adapters
-from kanna.adapters.merged_source import Merged
+from kanna.adapters import merged_source, open_adapters
+from kanna.adapters.merged_folder import Merged
 from kanna.cli.main import cli
 from kanna.errors import UnsupportedError, UsageError
 from kanna.merging import requantized
-from kanna.runtimes.llamacpp import RUNTIME
 
 needs.package("peft")
 needs.llama_cpp()
-IDS = list(range(5, 45))
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +38,6 @@ def adapted(home: Path, name: str, preset: str) -> tuple[Path, Path, Any]:
     if not base.exists():
         kanna.convert(source, base, preset=preset, threads=1)
     return base, home / name, model
-
-
-def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def divergence(model: Any, file: Path) -> float:
-    """Mean KL divergence of a file in llama.cpp from PEFT's model, in nats."""
-    import torch
-
-    with torch.no_grad():
-        p = log_probabilities(model(torch.tensor([IDS])).logits[0].numpy())
-    with RUNTIME.open(file, context=64, threads=1) as engine:
-        q = log_probabilities(engine.logits(IDS))
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "fused"])
@@ -79,7 +62,7 @@ def test_a_quantized_file_is_changed_only_when_asked_and_says_what_it_costs(home
     result = kanna.merge(base, adapter, out, requantize=True, threads=1)
     assert divergence(model, out) < 0.5 * divergence(model, base)
     before, after = (kanna.open_source(path).tensors for path in (base, out))
-    merged = merged_gguf(kanna.open_source(base), open_adapters(adapter)).tensors
+    merged = merged_source(kanna.open_source(base), open_adapters(adapter)).tensors
     for name, tensor in before.items():
         count = tensor.shape[0] if len(tensor.shape) > 1 else 1
         assert after[name].dtype == tensor.dtype, name
@@ -110,11 +93,11 @@ def test_more_than_plain_lora_is_for_the_folder(home: Path) -> None:
         base, adapter, _ = adapted(home, name, "F16")
         with pytest.raises(UnsupportedError, match="is a GGUF") as refused:
             kanna.merge(base, adapter, home / "no.gguf")
-        assert "kanna merge" in str(refused.value.todo)
+        assert "--format safetensors -o base/" in str(refused.value.todo)
     assert not (home / "no.gguf").exists()
 
 
 def test_no_cost_where_nothing_is_quantized(home: Path) -> None:
     base, adapter, _ = adapted(home, "lora", "F16")
-    merged = merged_gguf(kanna.open_source(base), open_adapters(adapter))
+    merged = merged_source(kanna.open_source(base), open_adapters(adapter))
     assert requantized.measure(merged, requantized.rounded_again(merged)) is None

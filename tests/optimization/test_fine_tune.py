@@ -175,6 +175,18 @@ def test_recovery_is_judged_by_held_out_examples_too(home: Path) -> None:
     assert "held-out examples of the adapter, 8" in page
 
 
+@pytest.mark.slow
+def test_a_file_is_a_base_too(home: Path) -> None:
+    base, out = home / "base.gguf", home / "of-file"
+    kanna.convert(home / "tiny", base, preset="F16", threads=1)
+    result = kanna.optimize(
+        base, adapter=home / "adapter", like="Q6_K", out=out, effort="fast", threads=1
+    )
+    assert Path(result.artefact).is_file()
+    assert result.retention and result.retention["share"] > 0.9
+    assert f"kanna optimize {base}" in json.loads((out / "report.json").read_text())["command"]
+
+
 def test_an_adapter_that_gained_nothing_cannot_be_judged(home: Path, tmp_path: Path) -> None:
     idle = tmp_path / "idle"
     shutil.copytree(home / "adapter", idle)

@@ -11,12 +11,12 @@ from kanna._util import plugins
 from kanna._util.nearest import absent
 from kanna.adapters.base import DRAFT_HEAD, AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
+from kanna.adapters.merged_folder import merged_folder
 from kanna.adapters.merged_gguf import merged_gguf
-from kanna.adapters.merged_source import merged_source
 from kanna.errors import NotFoundError, SourceError, UnsupportedError
-from kanna.formats import folder_files, safetensors
+from kanna.formats import folder_files, gguf, safetensors
+from kanna.sources import Source, hub, locate
 from kanna.sources import adapter as names
-from kanna.sources import hub, locate
 
 __all__ = [
     "DRAFT_HEAD",
@@ -24,7 +24,6 @@ __all__ = [
     "AdapterWeights",
     "AdapterLayout",
     "LowRank",
-    "merged_gguf",
     "merged_source",
     "open_adapter",
     "open_adapters",
@@ -89,3 +88,18 @@ def open_adapters(
 ) -> list[tuple[LoraAdapter, float]]:
     """Every adapter that is named, with its weight; raises as `open_adapter` does."""
     return [(open_adapter(one, offline=offline), weight) for one, weight in weights(given)]
+
+
+def merged_source(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> Source:
+    """The source with adapters merged in: its tensors are computed when they are read.
+
+    Args:
+        source: The base model, a folder or a GGUF; the latter takes plain LoRA of matrices.
+        adapters: Adapters with their weights; 1 is as trained.
+
+    Raises:
+        UnsupportedError: The base is no language model, or a GGUF that has no place for it.
+        SourceError: An adapter does not fit it.
+    """
+    merge = merged_gguf if source.kind == gguf.FORMAT.name else merged_folder
+    return merge(source, adapters)

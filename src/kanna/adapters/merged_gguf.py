@@ -12,12 +12,14 @@ from pathlib import PurePosixPath
 from kanna import encodings, families
 from kanna.adapters.base import LoraAdapter, LowRank
 from kanna.adapters.low_rank import RecentFactors
-from kanna.adapters.merged_source import Merged
+from kanna.adapters.merged_folder import Merged, quantized_notes
 from kanna.adapters.placing import EMBEDDING, HEAD, Change, check_base, place
 from kanna.errors import UnsupportedError
 from kanna.formats.base import FLOATS
 from kanna.model import Model, num_weights
 from kanna.sources import Source
+from kanna.tokenizer import templates
+from kanna.tokenizer.files import configured
 
 _NAMES = (
     "general.base_model.0.repo_url",
@@ -38,7 +40,8 @@ def merged_gguf(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> So
         UnsupportedError: An adapter has more than plain LoRA of matrices.
         SourceError: It does not fit the base.
     """
-    notes = check_base(source, adapters)
+    notes = [*check_base(source, adapters), *quantized_notes(quantized_tensors(source))]
+    notes += _own_templates(source, adapters)
     model = families.load_decoder(source)
     names = {families.text_name(hf): gguf for gguf, hf in families.hf_names(model).items()}
     by_hf = {hf: model.tensors[gguf] for hf, gguf in names.items()}
@@ -76,6 +79,20 @@ def published_base(source: Source, adapters: list[tuple[LoraAdapter, float]]) ->
     return next(iter([*own, *repositories]), "")
 
 
+def _own_templates(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> list[str]:
+    """Notes on chat templates beside adapters: a GGUF keeps its own."""
+    own = source.gguf.value("tokenizer.chat_template") if source.gguf else None
+    notes: list[str] = []
+    for adapter, _ in adapters:
+        given = templates.read(adapter.files, configured(adapter.files)).get(templates.DEFAULT)
+        if given and given != own:
+            notes.append(
+                f"the chat template is that of {source.given}, from which that of {adapter.given} "
+                "differs"
+            )
+    return notes
+
+
 def _ordered(model: Model, name: str, change: LowRank) -> LowRank:
     """A change in the orders that a GGUF has its rows and columns in."""
     left, right = families.gguf_factors(model, name, *change.tensors(name))
@@ -96,5 +113,6 @@ def _refuse_more(source: Source, adapters: list[tuple[LoraAdapter, float]], *, t
                 f"{source.given} is a GGUF, and {adapter.given} has more than plain LoRA of "
                 f"{more[0]}",
                 expected=f"the model in 16 bits: {base}",
-                todo=f"kanna merge {base} {adapter.given} -o merged.gguf --preset PRESET",
+                todo="give that one; or give base/, the values of this file in 16 bits: "
+                f"kanna convert {source.given} --format safetensors -o base/",
             )

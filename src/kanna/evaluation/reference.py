@@ -46,7 +46,8 @@ def reference_gguf(
     `convert` raise.
     """
     path = source.path if isinstance(source, Source) else Path(source)
-    if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
+    whole = not (isinstance(source, Source) and source.merged)
+    if whole and path.suffix == ".gguf" and path.is_file() and _is_exact(path):
         return path
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     return _cached(opened, gguf.FORMAT.suffix, gguf.FORMAT.name, progress)

@@ -173,13 +173,14 @@ def _from_gguf(source: Source) -> Model:
         family=arch.value,
         tensors=dict(source.tensors),
         metadata=metadata,
+        notes=list(source.notes),
     )
     quantized = [
         t
         for t in source.tensors.values()
         if t.dtype not in ("f32", "f16", "bf16", "f64") and t.dtype[0] != "i"
     ]
-    if quantized:
+    if quantized and not source.merged:  # what merges adapters says it of the base
         kinds = sorted({t.dtype for t in quantized})
         model.notes.append(
             f"{ALREADY_QUANTIZED} ({', '.join(kinds)}): its losses stay, and more are added to them"

@@ -84,7 +84,7 @@ def merge(
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     read = adapters.open_adapters(adapter, offline=offline)
     of_gguf = opened.kind == GGUF.name
-    merged = (adapters.merged_gguf if of_gguf else adapters.merged_source)(opened, read)
+    merged = adapters.merged_source(opened, read)
     format = format or _format_of(out)
     chosen, preset = formats.parse_preset(format, preset)
     same: Plan | None = None
@@ -116,8 +116,8 @@ def merge(
             progress=progress,
         ),
     )
-    if of_gguf:
-        result = _with_cost(result, merged, written=again and same is not None and not dry_run)
+    if again and same is not None and not dry_run:
+        result = _with_cost(result, merged)
     if dry_run or not verify:
         return result
     from kanna.verification import verify as prove  # runtimes load only for a proof
@@ -147,25 +147,18 @@ def _refuse_rounding(merged: Source, published: str) -> None:
     )
 
 
-def _with_cost(result: ConvertResult, merged: Source, *, written: bool) -> ConvertResult:
-    """The result with what a quantized base costs, read again from what was `written`."""
-    kinds = quantized_tensors(merged)
-    if not kinds:
+def _with_cost(result: ConvertResult, merged: Source) -> ConvertResult:
+    """The result with what storing again cost, read from what was written."""
+    tensors = open_source(result.paths[0]).tensors
+    cost = requantized.measure(merged, lambda name, a, b: tensors[name].rows(a, b))
+    if cost is None:
         return result
-    notes = [
-        f"the base is already quantized ({', '.join(sorted(kinds))}): its losses stay in the "
-        "merged model. Merge into the 16-bit model that it was made from, where you have it"
-    ]
-    if written:
-        tensors = open_source(result.paths[0]).tensors
-        cost = requantized.measure(merged, lambda name, a, b: tensors[name].rows(a, b))
-        size = sum(tensor.nbytes for tensor in open_source(merged.path).tensors.values())
-        if cost is not None:
-            notes.append(
-                f"{cost.sentence()}; tensors take {format_size(size)} before and "
-                f"{format_size(sum(t.nbytes for t in tensors.values()))} now"
-            )
-    return replace(result, notes=[*result.notes, *notes])
+    size = sum(tensor.nbytes for tensor in open_source(merged.path).tensors.values())
+    note = (
+        f"{cost.sentence()}; tensors take {format_size(size)} before and "
+        f"{format_size(sum(t.nbytes for t in tensors.values()))} now"
+    )
+    return replace(result, notes=[*result.notes, note])
 
 
 def _format_of(out: str | Path | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanna import encodings
-from kanna.adapters.merged_source import Merged
+from kanna.adapters.merged_folder import Merged
 from kanna.formats.base import FLOATS
 from kanna.model import F32, num_rows
 from kanna.plan import Plan, RuleModel

@@ -1,8 +1,8 @@
-"""A source with adapters merged into it: float32, row block by row block, nothing read ahead."""
+"""Adapters merged into a folder: float32, row block by row block, nothing read ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from kanna.model import F32, U8, Tensor, num_weights
 from kanna.sources import Source
 from kanna.tokenizer.files import NAMES, TOKENIZER
 
-_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
@@ -70,7 +70,7 @@ def _put(x: F32, rows: NewRows, start: int, stop: int) -> None:
             x[place_ - start] = rows.values.rows(at, at + 1)[0]
 
 
-def merged_source(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> Source:
+def merged_folder(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> Source:
     """The source with adapters merged in: its tensors are computed when they are read.
 
     Args:
@@ -78,15 +78,9 @@ def merged_source(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> 
         adapters: Adapters with their weights; 1 is as trained.
 
     Raises:
-        UnsupportedError: The base is a GGUF, or no language model.
+        UnsupportedError: The base is no language model.
         SourceError: An adapter does not fit it.
     """
-    if source.kind != "hf":
-        raise UnsupportedError(
-            f"{source.given} is a GGUF: its tensors have other names and orders than the adapter's",
-            expected="the folder that it was made from, in 16 bits",
-            todo=f"give that folder; or kanna convert {source.given} --format safetensors -o base/",
-        )
     notes = [*check_base(source, adapters), *_quantized(source)]
     names = {text_name(name): name for name in source.tensors}
     embedding, head = f"{EMBEDDING}.weight", f"{HEAD}.weight"
@@ -153,12 +147,21 @@ def _own_head(base: Tensor, changes: Mapping[str, Change], *, ties: bool) -> Cha
 
 def _quantized(source: Source) -> list[str]:
     kinds = sorted({t.dtype for t in source.tensors.values() if t.dtype not in (*FLOATS, "f64")})
-    kinds = [k for k in kinds if k[0] not in "iu"]
-    if not kinds:
+    return quantized_notes([k for k in kinds if k[0] not in "iu"])
+
+
+def quantized_notes(kinds: Iterable[str]) -> list[str]:
+    """What the user of a base that is quantized must know; [] where none of it is.
+
+    Args:
+        kinds: The quantized types that hold its matrices.
+    """
+    named = ", ".join(sorted(kinds))
+    if not named:
         return []
     return [
-        f"the base is already quantized ({', '.join(kinds)}): its losses stay in the merged model. "
-        "Merge into the 16-bit model that it was made from, where you have it"
+        f"the base is already quantized ({named}): its losses stay in the merged model. Merge into "
+        "the 16-bit model that it was made from, where you have it"
     ]
 
 
@@ -179,14 +182,14 @@ def _files(source: Source, adapters: list[LoraAdapter]) -> tuple[dict[str, Path]
         own = {n: p for n, p in adapter.files.items() if n in NAMES}
         own.pop("generation_config.json", None)
         if TOKENIZER in own and not _same(own[TOKENIZER], files.get(TOKENIZER)):
-            kept = {n: p for n, p in files.items() if n not in NAMES or n in _TEMPLATES}
+            kept = {n: p for n, p in files.items() if n not in NAMES or n in TEMPLATES}
             kept |= {n: files[n] for n in ("generation_config.json",) if n in files}
-            if any(n in own for n in _TEMPLATES):
-                kept = {n: p for n, p in kept.items() if n not in _TEMPLATES}
+            if any(n in own for n in TEMPLATES):
+                kept = {n: p for n, p in kept.items() if n not in TEMPLATES}
             files = kept | own
             notes.append(f"the tokenizer is that of {adapter.given}, which differs from the base's")
-        elif any(n in own and not _same(own[n], files.get(n)) for n in _TEMPLATES):
-            files |= {n: own[n] for n in _TEMPLATES if n in own}
+        elif any(n in own and not _same(own[n], files.get(n)) for n in TEMPLATES):
+            files |= {n: own[n] for n in TEMPLATES if n in own}
             notes.append(f"the chat template is that of {adapter.given}")
     return files, notes
 
