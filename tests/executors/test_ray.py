@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # Machines that are busy take their time.
         patch.setenv("RAY_agent_register_timeout_ms", "240000")
-        patch.setenv("RAY_raylet_start_wait_time_s", "240")
-        limits = {"num_cpus": 1, "object_store_memory": 100 << 20}
-        head = {**limits, **ports(), "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        made.add_node(**limits, **ports())
+        made = Cluster()
+        add_machine(made, include_dashboard=False)
+        add_machine(made)
         yield made.address
         ray.shutdown()
         made.shutdown()
+
+
+def add_machine(cluster: Any, **options: Any) -> None:
+    """Start a machine of one core: Ray gives it 15 s, and there is no setting for busy ones."""
+    for trials in range(4, -1, -1):
+        try:
+            cluster.add_node(num_cpus=1, object_store_memory=100 << 20, **ports(), **options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or not trials:
+                raise
 
 
 def ports() -> dict[str, int]:
@@ -71,6 +79,50 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def keys(result: RunResult) -> dict[str, str]:
     return {step.id: step.key for step in result.steps}
+
+
+def performs(process: psutil.Process) -> bool:
+    """Whether a process runs a step now."""
+    with suppress(psutil.Error):
+        return "".join(process.cmdline()[:1]).startswith("ray::StepWorker.perform")
+    return False
+
+
+def performing() -> list[psutil.Process]:
+    """Processes of our machines that run a step; those of other clusters here are not ours."""
+    return [one for one in psutil.Process().children(recursive=True) if performs(one)]
+
+
+@contextmanager
+def one_killed(begun: str) -> Generator[list[int]]:
+    """Kill the process of a step while the block runs, once a file is there; yields its pid.
+
+    Args:
+        begun: Pattern of that file, in the folder of steps.
+    """
+    killed: list[int] = []
+    ended = threading.Event()
+    steps = Path(os.environ["KANNA_CACHE"]) / "steps" / "steps"
+
+    def kill() -> None:
+        while not killed and not ended.is_set():
+            for process in performing() if any(steps.glob(begun)) else ():
+                with suppress(psutil.Error):
+                    process.suspend()  # so that it does not end its step before it is killed
+                    if performs(process):
+                        process.kill()
+                        killed.append(process.pid)
+                        break
+                    process.resume()
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=kill)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @slow
@@ -116,29 +168,15 @@ def test_a_step_whose_process_is_killed_is_started_again(
     (tmp_path / "text.txt").symlink_to(text)
     recipe = tmp_path / "long.yaml"
     recipe.write_text(LONG, encoding="utf-8")
-    killed: list[int] = []
-
-    def kill() -> None:
-        steps = Path(os.environ["KANNA_CACHE"]) / "steps" / "steps"
-        while not killed:
-            begun = list(steps.glob("*/inputs/started.json"))
-            for process in psutil.process_iter(["cmdline"]):
-                words = process.info["cmdline"] or [""]
-                if begun and words[0].startswith("ray::StepWorker.perform"):
-                    process.kill()
-                    killed.append(process.pid)
-            time.sleep(0.02)
-
-    watcher = threading.Thread(target=kill, daemon=True)
-    watcher.start()
     remarks: list[str] = []
-    away = kanna.run(
-        recipe,
-        tmp_path / "away",
-        on="ray",
-        on_set={"address": cluster},
-        remark=remarks.append,
-    )
+    with one_killed("*/inputs/started.json") as killed:
+        away = kanna.run(
+            recipe,
+            tmp_path / "away",
+            on="ray",
+            on_set={"address": cluster},
+            remark=remarks.append,
+        )
     assert killed and any("started again, 1 of 3" in one for one in remarks), remarks
     assert away.ok, [step.error for step in away.steps]
     here = kanna.run(recipe, tmp_path / "here")
@@ -170,34 +208,16 @@ def test_shards_of_a_calibration_survive_the_loss_of_a_worker_with_the_same_byte
         "gradients": True,
     }
     kanna.calibrate(llama, tmp_path / "here", **options)
-    killed: list[int] = []
-    ended = threading.Event()
-
-    def kill() -> None:
-        begun = Path(os.environ["KANNA_CACHE"]) / "steps" / "steps"
-        while not killed and not ended.is_set():
-            inside = list(begun.glob("*/*-of-4/layer-00000.safetensors"))
-            for process in psutil.process_iter(["cmdline"]) if inside else ():
-                words = process.info["cmdline"] or [""]
-                if words[0].startswith("ray::StepWorker.perform"):
-                    process.kill()
-                    killed.append(process.pid)
-                    break
-            time.sleep(0.02)
-
-    watcher = threading.Thread(target=kill, daemon=True)
-    watcher.start()
     remarks = Remarks()
-    kanna.calibrate(
-        llama,
-        tmp_path / "away",
-        on="ray",
-        on_set={"address": cluster},
-        progress=remarks,
-        **options,
-    )
-    ended.set()
-    watcher.join()
+    with one_killed("*/*-of-4/layer-00000.safetensors") as killed:
+        kanna.calibrate(
+            llama,
+            tmp_path / "away",
+            on="ray",
+            on_set={"address": cluster},
+            progress=remarks,
+            **options,
+        )
     assert killed and any("started again, 1 of 3" in one for one in remarks.lines), remarks.lines
     here, away = tmp_path / "here", tmp_path / "away"
     names = sorted(path.name for path in here.iterdir())
@@ -252,16 +272,11 @@ def test_an_interrupted_run_leaves_nothing_running(
         stderr=subprocess.PIPE,
         text=True,
     )
-
-    def working() -> list[psutil.Process]:
-        every = psutil.process_iter(["cmdline"])
-        return [p for p in every if (p.info["cmdline"] or [""])[0] == "ray::StepWorker.perform"]
-
-    _until(lambda: bool(working()))
+    _until(lambda: bool(performing()))
     run.send_signal(signal.SIGINT)
     assert "Interrupted. Run it again" in run.communicate(timeout=60)[1]
     assert run.returncode == 130
-    _until(lambda: not working())
+    _until(lambda: not performing())
 
 
 def _until(holds: Callable[[], bool]) -> None:

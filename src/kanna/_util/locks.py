@@ -23,6 +23,8 @@ from kanna._util.uninterrupted import uninterrupted
 from kanna.errors import OutputError
 
 SUFFIX = ".kanna-lock"
+_POLL = 0.1
+"""Seconds between two tries to take a lock that is waited for."""
 _UNABLE = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -39,7 +41,9 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def holding(out: Path, doing: str, *, parents: bool = False) -> Generator[None]:
+def holding(
+    out: Path, doing: str, *, parents: bool = False, patience: float = 0.0
+) -> Generator[None]:
     """Be the only one to write `out` for the length of the block.
 
     The same thread may ask again for what it holds.
@@ -48,18 +52,26 @@ def holding(out: Path, doing: str, *, parents: bool = False) -> Generator[None]:
         out: The file or folder that is written.
         doing: What is done, for whoever is refused meanwhile: "convert", "optimize".
         parents: Whether `doing` makes the folders above the output.
+        patience: Seconds to wait for whoever writes it.
 
     Raises:
         OutputError: Another process or thread writes it; the message names it.
     """
     made, mine, place = list[Path](), None, _place(out)
+    deadline = time.monotonic() + patience
     try:
         # A signal that comes meanwhile is delivered at the end of this block, where the lock and
         # the folders are known and go again.
-        with uninterrupted():
-            if parents:
-                made += _make_parents(out.absolute().parent)
-            mine = _hold(place, out, doing)
+        while mine is None:
+            try:
+                with uninterrupted():
+                    if parents:
+                        made += _make_parents(out.absolute().parent)
+                    mine = _hold(place, out, doing)
+            except OutputError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_POLL)
         yield
     finally:
         with uninterrupted():

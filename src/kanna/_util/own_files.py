@@ -125,8 +125,12 @@ def put(folder: Path, out: Path) -> None:
     at any time, whatever ends the process; elsewhere the earlier one is moved away just before.
     """
     if not out.is_dir() or out.is_symlink():
-        folder.replace(out)
-        return
+        try:
+            folder.replace(out)
+            return
+        except OSError:
+            if not out.is_dir() or out.is_symlink():
+                raise  # else another process has put one there meanwhile
     if _exchange(folder, out):
         remove(folder)
         return

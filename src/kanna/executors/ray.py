@@ -30,6 +30,14 @@ from kanna.executors.transport import bring, send
 
 EXTRA = "ray"
 CONNECT_SECONDS = 10
+LOSSES = (
+    "RayActorError",
+    "OutOfMemoryError",
+    "NodeDiedError",
+    "WorkerCrashedError",
+    "ObjectLostError",
+)
+"""What Ray raises where a machine or a process went, also with bytes that were on their way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +138,7 @@ class RayPool:
 
     def _attempts(self, task: StepTask) -> KannaError | None:
         """Run a step until it has ended; why it could not be run, if it could not."""
-        lost = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
+        lost = tuple(getattr(self._ray.exceptions, name) for name in LOSSES)
         last = ""
         for attempt in range(self._options.retries + 1):
             actor = self._actor(task)

@@ -16,10 +16,14 @@ from pathlib import Path
 from kanna import __version__
 from kanna._util import folders, own_files
 from kanna._util.digest import sha256
+from kanna._util.locks import holding
 from kanna.errors import FormatError
 
 CHUNK = 16 << 20
 """Bytes that travel at once."""
+PATIENCE = 120.0
+"""Seconds that a step waits for an earlier attempt at it to end here: one that was given up may
+still be at work, when its machine did not answer in time."""
 Perform = Callable[[Path, Mapping[str, str]], None]
 """Runs a step in a folder, given where what it reads lies."""
 
@@ -115,11 +119,15 @@ class StepWorker:
 
         Returns:
             The files that it made.
+
+        Raises:
+            OutputError: An earlier attempt at it does not end.
         """
         folder = self._folder(key, step)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work(folder, {name: str(self._inputs / place) for name, place in places.items()})
-        return sent_files(folder)
+        with holding(folder, f"step {step}", patience=PATIENCE):
+            work(folder, {name: str(self._inputs / place) for name, place in places.items()})
+            return sent_files(folder)
 
     def read(self, key: str, name: str, offset: int) -> bytes:
         """Bytes of a file that a step made.
