@@ -47,6 +47,7 @@ def convert(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     static: str | None = None,
+    provider: str | None = None,
     adapter: str | Path | None = None,
     mmproj: bool = False,
     target: str | None = None,
@@ -80,6 +81,8 @@ def convert(
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
         static: ONNX graphs of fixed shapes, as NPUs need them: chunk × context, such as 64x2048.
+        provider: The execution provider of onnxruntime that an ONNX folder is for, such as qnn:
+            what it does not multiply is refused, and nodes that it does not take are named.
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
             format to apply beside `source`; `kanna.merge` merges it. In ONNX a base whose graph
             takes it is written too, unless the output ends on `.onnx_adapter`.
@@ -110,6 +113,7 @@ def convert(
         include=tuple(several(include)),
         exclude=tuple(several(exclude)),
         static=static,
+        provider=provider,
     )
     if adapter is not None:
         _refuse_with_adapter(verify, target)

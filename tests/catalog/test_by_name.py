@@ -22,6 +22,7 @@ from kanna.errors import PlanError, SourceError, UsageError
 from kanna.fleet import orchestrators
 from kanna.formats import prequantized
 from kanna.formats.onnx import encoder
+from kanna.hardware import providers
 from kanna.packaging import targets
 from kanna.registry import layouts
 from kanna.serving import engines
@@ -182,6 +183,11 @@ def test_targets_by_name(one: Component, packaged: Path) -> None:
     )
     assert target.summary and one.facts["runs"] == list(target.kinds)
     assert told is None or one.name in told["targets"]
+
+
+@each("providers")
+def test_providers_by_name(one: Component) -> None:
+    assert one.facts["in onnxruntime"] == providers.get(one.name).provider
 
 
 @each("executors")

@@ -21,6 +21,7 @@ from kanna.fleet.device.versions import DeviceFolder
 from kanna.formats import gguf, pictures
 from kanna.hardware import encoding_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
+from kanna.hardware.providers import reading as provider_reading
 from kanna.hardware.targets import reading
 from kanna.model import ValueType, array, string, u32
 from kanna.packaging import artefact
@@ -120,6 +121,11 @@ def own_files(folder: Path) -> dict[str, Target]:
         "device.yaml": json_file(
             place / "device.yaml", lambda: reading.read(place / "device.yaml"), good=_device()
         ),
+        "provider.yaml": json_file(
+            place / "provider.yaml",
+            lambda: provider_reading.read(place / "provider.yaml"),
+            good=_provider(),
+        ),
         "speeds.json": json_file(
             place / "speeds.json",
             lambda: encoding_speed.read(place / "speeds.json"),
@@ -147,4 +153,28 @@ def _device() -> dict[str, Any]:
         "cores": figure(4),
         "context": figure(2048),
         "backends": {"cpu": cpu | {"memory": figure("1GB"), "gigaflops": figure(9)}},
+    }
+
+
+def _provider() -> dict[str, Any]:
+    """A profile of an execution provider; JSON is YAML."""
+
+    def figure(value: object) -> dict[str, object]:
+        return {"value": value, "basis": "measured", "source": "a desk"}
+
+    return {
+        "title": "Board",
+        "provider": "BoardExecutionProvider",
+        "genai": "board",
+        "device": "npu",
+        "package": "sdk",
+        "plugin": {"module": "board", "paths": {"path": "get"}},
+        "options": {"a": "b"},
+        "checked": "2026-11-30",
+        "opset": figure(21),
+        "static_shapes": figure(True),
+        "layout": figure("any"),
+        "bits": figure([4]),
+        "block_sizes": figure([32]),
+        "operators": {"basis": "measured", "source": "a desk", "names": {"MatMul": ["float"]}},
     }

@@ -16,9 +16,9 @@ from kanna import encodings
 from kanna.cli.main import cli
 from kanna.errors import FormatError, KannaError, OutputError, UnsupportedError, UsageError
 from kanna.hardware import mask, targets
+from kanna.hardware.figures import BASES
 from kanna.hardware.operators import tables
 from kanna.hardware.roofline import Traffic, predict
-from kanna.hardware.targets.base import BASES
 from kanna.hardware.targets.reading import read
 
 TOOL = Path(__file__).parents[2] / "tools" / "operator_tables.py"

@@ -29,6 +29,7 @@ from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, NotFoundError, UsageError
 from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
 from kanna.hardware.threads import choose_threads
+from kanna.offload import providers as placement
 from kanna.sources import locate
 
 __all__ = ["BenchResult", "BenchRow", "bench", "file_bytes"]
@@ -160,6 +161,7 @@ def bench(
     draft: str | Path | None = None,
     draft_prompts: str | Path | None = None,
     backend: str | None = None,
+    provider: str | None = None,
     encodings: bool = False,
     format: str | None = None,
     export: str | Path | None = None,
@@ -186,6 +188,8 @@ def bench(
             adapter; None: a built-in one.
         backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
             run there, and rightly; None: the llama.cpp that is in use.
+        provider: An execution provider of onnxruntime, such as openvino: ONNX folders are first
+            proved to run there, and measured on it; None: the CPU.
         encodings: Measure instead what each encoding costs a token at the shapes of the models,
             unless that is kept from before; takes minutes.
         format: In whose runtime that is: gguf, onnx, mlx or openvino; None: gguf.
@@ -222,11 +226,8 @@ def bench(
     prompt_tokens = max(
         _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - CONTEXT_MARGIN for c in contexts)])
     )
-    variables = offload.variables(backend)
-    proofs = [
-        offload.require(path, backend, threads=threads, progress=progress) if backend else None
-        for path in files
-    ]
+    variables = {**offload.variables(backend), **placement.variables(provider)}
+    proofs = [_proof(path, backend, provider, threads=threads, progress=progress) for path in files]
     task = {"tokens": gen_tokens, "threads": threads, "prompts": prompts}
     guesses = [_drafted(path, guesser, task, variables) for path in files]
     for path in files:
@@ -252,6 +253,17 @@ def bench(
         replace(row, busy=busy, draft=guess, offload=proof.to_dict() if proof else None)
         for row, guess, proof in zip(rows, guesses, proofs, strict=True)
     )
+
+
+def _proof(
+    path: Path, backend: str | None, provider: str | None, **options: Any
+) -> offload.OffloadProof | placement.PlacementProof | None:
+    """That it runs on the device that is named; `options` are those of `require`."""
+    if provider is not None:
+        if backend is not None:
+            raise UsageError("--backend and --provider were given together", expected="one of them")
+        return placement.require(path, provider, **options)
+    return offload.require(path, backend, **options) if backend else None
 
 
 def _check_there(paths: Sequence[Path]) -> None:

@@ -202,6 +202,13 @@ retention = click.option(
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")
+provider = click.option(
+    "--provider",
+    metavar="NAME",
+    shell_complete=shells.providers,
+    help="An execution provider of onnxruntime, for ONNX folders: cpu, cuda, dml, webgpu, qnn, "
+    "openvino, coreml, xnnpack, vitisai.",
+)
 target = click.option(
     "--target",
     metavar="NAME[:BACKEND]",

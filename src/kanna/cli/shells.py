@@ -90,6 +90,13 @@ def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return names_beginning(profiles.names(), incomplete)
 
 
+def providers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of execution providers of onnxruntime."""
+    from kanna.hardware import providers as profiles
+
+    return names_beginning(profiles.names(), incomplete)
+
+
 def models(incomplete: str) -> list[CompletionItem]:
     """Models on this machine, and files."""
     from kanna import sources

@@ -112,6 +112,7 @@ class ConversionRequest:
         include, exclude: Patterns of the names of products that an int8 graph quantizes, or leaves
             float.
         static: CHUNKxCONTEXT of graphs of fixed shapes; None: one graph for every length.
+        provider: The execution provider that a folder is for; None: onnxruntime's CPU.
     """
 
     preset: str | None = None
@@ -129,6 +130,7 @@ class ConversionRequest:
         default=(), metadata={"purpose": "the products of an int8 graph"}
     )
     static: str | None = field(default=None, metadata={"purpose": "ONNX graphs of fixed shapes"})
+    provider: str | None = field(default=None, metadata={"purpose": "onnxruntime's ONNX folders"})
 
     def as_plan(self, preset: Callable[[str], Plan], default: str) -> Plan:
         """The plan that is asked for, which remembers the words of the user.

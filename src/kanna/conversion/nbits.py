@@ -15,6 +15,7 @@ from kanna import families
 from kanna._util import own_files
 from kanna._util.disk import explain
 from kanna._util.peak_memory import Peak
+from kanna.conversion import onnx_provider
 from kanna.conversion.base import (
     ConversionRequest,
     ConvertResult,
@@ -56,7 +57,11 @@ class NBitsConversion:
         self.nodes = self.sizes.nodes(self.plan)
         self.sized = self.sizes.sized_nodes(self.nodes)
         self.shape = static_shapes.wanted(request.static, self.sizes.config)
+        self.provider = onnx_provider.wanted(request.provider, request.static)
+        used = [entry.encoding.name for entry in self.nodes.entries.values()]
+        onnx_provider.check_encodings(self.provider, used)
         self.sizes.static = self.shape and str(self.shape)
+        self.sizes.provider = self.provider and self.provider.name
 
     def describe(self) -> ConvertResult:
         """What would be written, but for the graph; the bytes are those of weights and scales."""
@@ -124,6 +129,7 @@ class NBitsConversion:
                 notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
             if self.shape is not None:
                 static_shapes.fix(made, self.shape)
+            notes += onnx_provider.tell(made, self.provider)
         return replace(folder_written(self.out, started, peak), notes=notes)
 
     def folder_bytes(self, graph: Path) -> int:

@@ -86,6 +86,8 @@ class NBitsSizes:
         self.tied = HEAD not in model.tensors
         self.static: str | None = None
         """CHUNKxCONTEXT of graphs of fixed shapes, which the command that makes them says."""
+        self.provider: str | None = None
+        """The execution provider that it is for, which that command says, too."""
 
     @cached_property
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
@@ -254,7 +256,7 @@ class NBitsSizes:
         elif option:
             options[option] = value
         guidance = {k: v for k, v in self.guidance.options.items() if k != "imatrix"}
-        options = {**options, **guidance, "static": self.static}
+        options = {**options, **guidance, "static": self.static, "provider": self.provider}
         return provenance.command(self.source, options)
 
     def properties(self, plan: Plan, nodes: NodePlan) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kanna.conversion import onnx_provider
 from kanna.conversion.base import Conversion, ConversionRequest, Converter, SizedPlan
 from kanna.conversion.encoder import EncoderConversion
 from kanna.conversion.nbits import NBitsConversion
@@ -45,6 +46,8 @@ def begin(source: Source, out: Path | None, request: ConversionRequest) -> Conve
                 "--static is for a decoder, which reads a prompt in chunks",
                 expected="a model that predicts tokens",
             )
+        if request.provider is not None:
+            raise UsageError("--provider is for a decoder", expected="a model that predicts tokens")
         return EncoderConversion(source, out, request)
     model = load_decoder(source)
     if request.preset in DERIVED:
@@ -58,6 +61,9 @@ def check(request: ConversionRequest) -> None:
     """UsageError for shapes that are none, and for patterns that no graph is made by."""
     if request.static is not None:
         StaticShape.parse(request.static)
+    onnx_provider.check_derived(
+        onnx_provider.wanted(request.provider, request.static), request.preset or presets.DEFAULT
+    )
     patterns = (*request.include, *request.exclude)
     if patterns and (request.preset not in DERIVED or not DERIVED[request.preset].int8):
         able = ", ".join(f"onnx:{name}" for name, derived in DERIVED.items() if derived.int8)
@@ -86,6 +92,7 @@ CONVERSION = Converter(
         "include",
         "exclude",
         "static",
+        "provider",
     ),
     begin=begin,
     sizes=ONNXSizes,

@@ -10,6 +10,7 @@ from pathlib import Path
 from kanna import encodings, families, provenance
 from kanna._util import own_files
 from kanna._util.peak_memory import Peak
+from kanna.conversion import onnx_provider
 from kanna.conversion.base import (
     ConversionRequest,
     ConvertResult,
@@ -88,6 +89,7 @@ class FloatConversion:
         extras = build.extras(model.config, families.end_ids(model))
         self.config = with_dtype(folder.config | extras, "float32")
         self.shape = static_shapes.wanted(request.static, self.config)
+        self.provider = onnx_provider.wanted(request.provider, request.static)
         self.command = provenance.command(
             source,
             {
@@ -96,6 +98,7 @@ class FloatConversion:
                 "include": ",".join(request.include) or None,
                 "exclude": ",".join(request.exclude) or None,
                 "static": self.shape and str(self.shape),
+                "provider": self.provider and self.provider.name,
             },
         )
 
@@ -142,6 +145,7 @@ class FloatConversion:
             notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
             if self.shape is not None:
                 static_shapes.fix(made, self.shape)
+            notes += onnx_provider.tell(made, self.provider)
         return replace(folder_written(self.out, started, peak), notes=notes)
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:

@@ -52,6 +52,7 @@ def optimize(
     objective: str = "quality",
     speeds: str | Path | None = None,
     target: str | None = None,
+    provider: str | None = None,
     calibration: str | Path | Sequence[str | Path] | None = None,
     tokens: int | None = None,
     effort: str | None = None,
@@ -110,6 +111,8 @@ def optimize(
             or of this machine.
         target: A device and its backend, such as jetson-orin-nano or snapdragon-8-elite:hexagon:
             only encodings that it multiplies are used, for weights and cache.
+        provider: An execution provider of onnxruntime, with `format` onnx: only encodings that it
+            multiplies are used.
         calibration: Texts to calibrate on, as for `calibrate`; with an adapter as for `adapt`,
             and held-out examples among them are left out.
         tokens: To calibrate on; None: 24,576, or what a time budget leaves.
@@ -178,6 +181,7 @@ def optimize(
         speeds=speeds,
         target=target,
         chosen_target=chosen,
+        provider=provider,
         calibration=several(calibration) or None,
         tokens=TOKENS if tokens is None else tokens,
         effort=effort or "balanced",

@@ -292,6 +292,11 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
             f"--recover has no use for {adapter.format}, whose folders cannot be tuned",
             expected="gguf, mlx or onnx",
         )
+    if request.provider is not None and not adapter.takes_provider:
+        raise UsageError(
+            f"--provider {request.provider} has no use for {adapter.format}",
+            expected="--format onnx, which onnxruntime's execution providers compute",
+        )
     adapter.check_available()
 
 

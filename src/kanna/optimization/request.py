@@ -63,6 +63,7 @@ class OptimizeRequest:
         objective: `quality`, `balanced` or `speed`, see `kanna.optimization.speed`.
         speeds: A file of costs of encodings; None: those of the target or of this machine.
         target: The device as the user named it, and `chosen_target` what that is.
+        provider: The execution provider that a folder for onnxruntime is for.
         format_named: Whether the user named the format, so that the command line names it, too.
         adapter: Adapters that are merged into the source, with their weights.
         data: Held-out examples of the fine-tune; None: those beside the adapter.
@@ -100,6 +101,7 @@ class OptimizeRequest:
     speeds: str | Path | None = None
     target: str | None = None
     chosen_target: TargetChoice | None = None
+    provider: str | None = None
     calibration: Sequence[str | Path] | None = None
     tokens: int = TOKENS
     effort: str = "balanced"
@@ -201,6 +203,7 @@ class OptimizeRequest:
             "objective": self.objective,
             "speeds": self.speeds,
             "target": self.target,
+            "provider": self.provider,
             "effort": self.effort if "effort" in self.named else None,
             "time-budget": f"{self.time_budget:g}s" if self.time_budget else None,
             "calibration": tuple(self.calibration or ()),

@@ -12,7 +12,7 @@ import numpy as np
 from kanna.formats.onnx.files import Folder
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText, read_json
-from kanna.runtimes.onnx_engine import session
+from kanna.runtimes.onnx_session import session
 
 
 class OnnxEncoder:

@@ -9,34 +9,13 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
-from kanna.formats.onnx.files import Folder, check_sizes, rope_edge
+from kanna.formats.onnx.files import Folder, rope_edge
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText
+from kanna.runtimes.onnx_session import session
 from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
 
 _CACHE = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
-
-def session(lib: Any, graph: Path, threads: int | None) -> Any:
-    """A session on the CPU of a graph whose sizes were checked; None: on threads of its choice.
-
-    Raises FormatError, with the runtime's own words when that refuses.
-    """
-    check_sizes(graph)
-    options = lib.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    try:
-        return lib.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base but RuntimeError and Exception
-        reason = " ".join(str(error).split())[:400]
-        raise FormatError(
-            f"onnxruntime cannot load {graph}: {reason}",
-            expected="operators and types that the CPU runs",
-            todo="convert again, with another preset where an operator or a type is missing",
-        ) from error
 
 
 class OnnxEngine(SteppedEngine):
@@ -126,6 +105,10 @@ class OnnxEngine(SteppedEngine):
             if keep < len(rows)
             else _float(rows)
         )
+
+    def sessions(self) -> dict[str, Any]:
+        """The session of the graph, by the name of its file."""
+        return {self._folder.graph.name: self._session}
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens of the cache, where it can go back."""

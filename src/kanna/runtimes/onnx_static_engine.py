@@ -12,7 +12,7 @@ from kanna.errors import FormatError, KannaError
 from kanna.formats.onnx.files import Folder
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText
-from kanna.runtimes.onnx_engine import session
+from kanna.runtimes.onnx_session import session
 from kanna.runtimes.stepped import SteppedEngine
 
 
@@ -106,6 +106,17 @@ class StaticOnnxEngine(SteppedEngine):
             ) from error
         self._length += len(ids)
         return binding.get_outputs()[0].numpy()[0]
+
+    def sessions(self) -> dict[str, Any]:
+        """The sessions of both graphs, by the names of their files."""
+        assert self._folder.prefill is not None
+        files = (self._folder.prefill, self._folder.graph)
+        return {file.name: graph for file, graph in zip(files, self._graphs.values(), strict=True)}
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a prompt that are read at once."""
+        return self._chunk
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens of the cache."""

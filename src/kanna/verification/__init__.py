@@ -26,6 +26,7 @@ from kanna.formats.onnx import files as onnx_files
 from kanna.formats.vectors import makes_vectors
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
+from kanna.offload import providers as placement
 from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
@@ -58,6 +59,7 @@ def verify(
     artefact: str | Path | None = None,
     *,
     backend: str | None = None,
+    provider: str | None = None,
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
@@ -77,7 +79,8 @@ def verify(
     file itself is a failed check.
 
     With a backend, the file is run on its device and on the CPU: all layers, weights and operators
-    must be there, and the logits agree. Raises MissingError where there is no such device.
+    must be there, and the logits agree. Raises MissingError where there is no such device. With a
+    provider, the matrix products must be on it, as onnxruntime records it.
 
     Args:
         source: What the file was made from.
@@ -85,6 +88,8 @@ def verify(
             the settings of pictures are checked, and that llama.cpp reads a picture with it. None,
             with a backend: `source` is the GGUF that is run on it, and held to no source.
         backend: Also run it on cuda, vulkan, metal, opencl, sycl or rocm.
+        provider: Also run it on an execution provider of onnxruntime, such as qnn or openvino;
+            where that is not here, hold it to what is published of it.
         adapter: Adapters that were merged into the source: what was made of both is checked, and
             how much of their gain it keeps. The file may be one of them alone, in GGUF.
         data: Held-out examples to measure that by; None: those beside the adapter.
@@ -129,9 +134,7 @@ def verify(
         raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
     else:
         checks = _checks(opened, artefact, threads, progress)
-    proof = (
-        offload.prove(artefact, backend, threads=threads, progress=progress) if backend else None
-    )
+    proof = _on_device(artefact, backend, provider, threads=threads, progress=progress)
     if proof is not None:
         checks = checks + proof.checks
     if mmproj is not None:
@@ -150,6 +153,17 @@ def verify(
     if gate is not None:
         gate_report.write(result, Path(gate))
     return result
+
+
+def _on_device(
+    artefact: Path, backend: str | None, provider: str | None, **options: Any
+) -> offload.OffloadProof | placement.PlacementProof | None:
+    """What running it on a device comes to, where one is named; `options` are those of `prove`."""
+    if provider is not None:
+        if backend is not None:
+            raise UsageError("--backend and --provider were given together", expected="one of them")
+        return placement.prove(artefact, provider, **options)
+    return offload.prove(artefact, backend, **options) if backend else None
 
 
 def _on_device_alone(

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     help="Measure on cpu, cuda, vulkan, metal, opencl, sycl or rocm; a file that does not run "
     "there wholly and rightly is an error.",
 )
+@options.provider
 @click.option(
     "--encodings",
     is_flag=True,
@@ -127,8 +128,10 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             )
     for row in data["rows"]:
         if (proof := row["offload"]) is not None:
-            devices = "; ".join(proof["devices"]) or "the CPU"
-            screen.print(f"{Path(row['path']).name} ran on {proof['backend']}: {devices}")
+            # An execution provider has graphs, a device of llama.cpp its name.
+            where = proof.get("devices") or [c["detail"] for c in proof["checks"]]
+            ran = "; ".join(where) or "the CPU"
+            screen.print(f"{Path(row['path']).name} ran on {proof['backend']}: {ran}")
     screen.print(_energy_note(data["rows"]), style="dim")
 
 

@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     "--encoding is f16, f32, bf16 or q8_0.",
 )
 @options.target
+@options.provider
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing."
 )

@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     "machine's]",
 )
 @options.target
+@options.provider
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced", "max"]),

@@ -26,6 +26,7 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
     help="Also run FILE, or SRC where it is alone, on cuda, vulkan, metal, opencl, sycl or rocm: "
     "all of it must be there, and the logits those of the CPU.",
 )
+@options.provider
 @click.option(
     "--adapter",
     multiple=True,

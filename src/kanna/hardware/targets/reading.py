@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import TypeVar
 
 from kanna._util import typed
-from kanna._util.nearest import unreadable
 from kanna._util.typed import FieldKind, TypedObject
 from kanna._util.units import format_size, parse_size
 from kanna.errors import FormatError, UsageError
+from kanna.hardware.figures import Figure
 from kanna.hardware.operators import OperatorTable, tables
-from kanna.hardware.targets.base import BASES, DeviceBackend, DeviceProfile, Figure
+from kanna.hardware.profile_files import TEXT, ProfilePart, load
+from kanna.hardware.targets.base import DeviceBackend, DeviceProfile
 
 T = TypeVar("T")
 
-MOST_BYTES = 1 << 16
 _TODO = "compare it with docs/targets.md"
-_TEXT = typed.text(2000, 1)
 _KB, _TB = 10**3, 10**12
 _TOP = ("title", "memory", "bandwidth", "cores", "context", "backends")
 _SIZES = ("total", "available")
-_BAD_TAGS = (AttributeError, TypeError)
-_FIGURE = ("value", "basis", "source")
 _BACKEND = (
     "operators",
     "formats",
@@ -60,58 +54,8 @@ MEMORY = size(64 * 10**6, 16 * _TB)
 BANDWIDTH = size(100 * 10**6, 100 * _TB)
 
 
-class _ProfileLoader(yaml.SafeLoader):
-    """YAML whose mappings have every key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{sorted(twice)[0]} is here twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """An object of a profile; only names in `known` may be in it."""
-
-    fields: TypedObject
-
-    @classmethod
-    def of(cls, fields: TypedObject, known: tuple[str, ...]) -> _Part:
-        for name in fields.values:
-            if name not in known:
-                close = get_close_matches(str(name), known, 1)
-                raise FormatError(
-                    f"{fields.file} has {fields.inside}{name}, which no profile has",
-                    expected=close[0] if close else ", ".join(known),
-                    todo=_TODO,
-                )
-        return cls(fields)
-
-    def figure(self, name: str, kind: FieldKind[T]) -> Figure[T]:
-        """A figure that must be there, with its source."""
-        if name not in self.fields:
-            raise FormatError(
-                f"{self.fields.file} has no {self.fields.inside}{name}",
-                expected=f"value ({kind.words}), basis and source",
-                todo=_TODO,
-            )
-        part = _Part.of(self.fields.part(name), _FIGURE).fields
-        value = part.need("value", kind)
-        basis = part.need("basis", _TEXT)
-        if basis not in BASES:
-            raise FormatError(
-                f"{part.file} has {part.inside}basis = {basis}",
-                expected=" or ".join(BASES),
-                todo=_TODO,
-            )
-        return Figure(value, basis, part.need("source", _TEXT))
-
-    def optional(self, name: str, kind: FieldKind[T]) -> Figure[T] | None:
-        """A figure that need not be there."""
-        return self.figure(name, kind) if name in self.fields else None
+def _part(fields: TypedObject, known: tuple[str, ...]) -> ProfilePart:
+    return ProfilePart.of(fields, known, _TODO)
 
 
 def read(path: Path) -> list[DeviceProfile]:
@@ -120,21 +64,7 @@ def read(path: Path) -> list[DeviceProfile]:
     Raises:
         FormatError: It is no profile, or a figure is missing or absurd; the error names it.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise FormatError(f"{path} has {path.stat().st_size} bytes", expected="64 kB at most")
-        value = _ProfileLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except UnicodeDecodeError:
-        raise FormatError(f"{path} is no text in UTF-8", expected="a profile in YAML") from None
-    # Values with a tag of their own that are none fail in PyYAML with whatever comes.
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, *_BAD_TAGS) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise FormatError(
-            f"{path} is no YAML: {problem}", expected="a profile", todo=_TODO
-        ) from None
-    except OSError as error:
-        raise unreadable(path, error, FormatError, todo="check the path") from None
-    top = _Part.of(TypedObject.of(value, str(path), _TODO), _TOP)
+    top = _part(load(path, _TODO), _TOP)
     sizes = _names(top.fields, "memory")
     backends = {
         name: _backend(name, top.fields.part("backends").part(name))
@@ -159,12 +89,12 @@ def _names(fields: TypedObject, key: str) -> list[str]:
 
 
 def _target(
-    stem: str, variant: str, top: _Part, backends: Mapping[str, DeviceBackend]
+    stem: str, variant: str, top: ProfilePart, backends: Mapping[str, DeviceBackend]
 ) -> DeviceProfile:
-    memory = _Part.of(top.fields.part("memory").part(variant), _SIZES)
+    memory = _part(top.fields.part("memory").part(variant), _SIZES)
     target = DeviceProfile(
         name=f"{stem}-{variant}",
-        title=f"{top.fields.need('title', _TEXT)}, {variant.upper().replace('GB', ' GB')}",
+        title=f"{top.fields.need('title', TEXT)}, {variant.upper().replace('GB', ' GB')}",
         total=memory.figure("total", MEMORY),
         available=memory.figure("available", MEMORY),
         bandwidth=top.figure("bandwidth", BANDWIDTH),
@@ -187,12 +117,12 @@ def _target(
 
 
 def _backend(name: str, fields: TypedObject) -> DeviceBackend:
-    part = _Part.of(fields, _BACKEND)
+    part = _part(fields, _BACKEND)
     return DeviceBackend(
         name=name,
         operators=_operators(fields),
-        formats=tuple(fields.get("formats", typed.listed(_TEXT), ["gguf"])),
-        unavailable=fields.get("unavailable", _TEXT, ""),
+        formats=tuple(fields.get("formats", typed.listed(TEXT), ["gguf"])),
+        unavailable=fields.get("unavailable", TEXT, ""),
         efficiency=part.optional("efficiency", typed.number(0.01, 1.0)),
         error=_error(part),
         gigaflops=part.optional("gigaflops", typed.number(0.1, 1e7)),
@@ -202,7 +132,7 @@ def _backend(name: str, fields: TypedObject) -> DeviceBackend:
     )
 
 
-def _error(part: _Part) -> Figure[float] | None:
+def _error(part: ProfilePart) -> Figure[float] | None:
     """The error of predictions, which must be there where something can be predicted."""
     kind: Callable[[float, float], FieldKind[float]] = typed.number
     if "efficiency" in part.fields or "gigaflops" in part.fields:
@@ -213,7 +143,7 @@ def _error(part: _Part) -> Figure[float] | None:
 def _operators(fields: TypedObject) -> OperatorTable | None:
     if "unavailable" in fields and "operators" not in fields:
         return None
-    name = fields.need("operators", _TEXT)
+    name = fields.need("operators", TEXT)
     known = tables()
     if name not in known:
         close = get_close_matches(name.lower(), {n.lower(): n for n in known}, 1, 0.5)

@@ -70,6 +70,7 @@ class Adapter:
         supports_probing: Whether it has a `prober`.
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
             divergences by kind of text, too.
+        takes_provider: Whether an execution provider of onnxruntime computes it.
         supports_tuning: Whether it has a `tuning_subject`.
         tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
         seconds: That the matrices of a plan may take of a token; None: as many as they like.
@@ -80,6 +81,7 @@ class Adapter:
     supports_memory: ClassVar[bool] = False
     supports_probing: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False
+    takes_provider: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
     tuning_bytes: ClassVar[int] = 0
 

@@ -21,6 +21,7 @@ from kanna.conversion import (
     Guidance,
     WriteOptions,
     expert_nodes,
+    onnx_provider,
     read_guidance,
 )
 from kanna.conversion.nbits import NBitsConversion, NBitsSizes
@@ -36,6 +37,7 @@ from kanna.optimization.adapters.onnx_time import share_within_time
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import InputRounding, Measured
+from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning.folder import FolderSubject
 from kanna.plan import Plan
@@ -93,6 +95,7 @@ class ONNXAdapter(Adapter):
     format = "onnx"
     supports_probing = True
     supports_tuning = True
+    takes_provider = True
     tuning_bytes = 128
 
     @property
@@ -103,6 +106,21 @@ class ONNXAdapter(Adapter):
     def candidates(self) -> Sequence[str]:
         """What onnxruntime multiplies by at full speed."""
         return presets.CANDIDATES
+
+    def constraints(self, request: OptimizeRequest) -> Constraints:
+        """What the user demands, and what the execution provider multiplies."""
+        plain = super().constraints(request)
+        profile = onnx_provider.wanted(request.provider, static=None)
+        if profile is None:
+            return plain
+        if not profile.takes_groups:
+            onnx_provider.check_encodings(profile, [presets.CANDIDATES[0]])
+
+        def admits(_tensor: str, encoding: str) -> bool:
+            kind = parse(encoding)
+            return kind is None or profile.multiplies(kind.bits, kind.group)
+
+        return replace(plain, admits=admits, target=profile.name)
 
     @property
     def rounding(self) -> InputRounding:

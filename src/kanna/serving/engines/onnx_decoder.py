@@ -19,7 +19,7 @@ from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
-from kanna.runtimes.onnx_engine import session
+from kanna.runtimes.onnx_session import session
 from kanna.serving.engines._jobs import AdapterScales
 from kanna.serving.engines._onnx_adapters import OnnxAdapters
 

@@ -1,0 +1,111 @@
+"""ONNX folders for an execution provider: what it refuses, and what it is told of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from kanna.encodings.grouped.nbits import parse
+from kanna.errors import PlanError, UsageError
+from kanna.formats.onnx import files
+from kanna.formats.onnx.build import GENAI
+from kanna.hardware import providers
+from kanna.hardware.providers import ProviderProfile, placement
+from kanna.plan.onnx_derived import DERIVED
+
+_MOST_NAMED = 4
+_CPU = "cpu"
+
+
+def wanted(name: str | None, static: str | None) -> ProviderProfile | None:
+    """The provider of a name, once the shapes are known to be what it wants; None for None.
+
+    Raises:
+        UsageError: There is no such provider, or it wants fixed shapes.
+    """
+    if name is None:
+        return None
+    profile = providers.get(name)
+    if profile.static_shapes.value and static is None:
+        raise UsageError(
+            f"{profile.name} compiles graphs of fixed shapes alone",
+            expected="--static CHUNKxCONTEXT",
+            todo="add --static 64x1024: chunks of 64 tokens of a prompt, 1024 tokens in all",
+        )
+    return profile
+
+
+def check_encodings(profile: ProviderProfile | None, encodings: Iterable[str]) -> None:
+    """PlanError for weights of few bits that a provider does not multiply.
+
+    Args:
+        profile: The provider; None: any is right.
+        encodings: Names of those in a plan.
+    """
+    for name in sorted(set(encodings)) if profile is not None else ():
+        kind = parse(name)
+        if kind is None or profile is None or profile.multiplies(kind.bits, kind.group):
+            continue
+        if not profile.takes_groups:
+            raise PlanError(
+                f"{profile.name} multiplies no weights in groups, such as {name} ({profile.table})",
+                expected="codes in standard operators (QDQ), or floats",
+                todo="--preset onnx:w8a16 or onnx:w4a16, or onnx:fp32",
+            )
+        bits = profile.bits.value if profile.bits else ()
+        sizes = profile.block_sizes.value if profile.block_sizes else ()
+        raise PlanError(
+            f"{profile.name} does not multiply {name} ({profile.table})",
+            expected=f"bits {', '.join(map(str, bits))} in groups of {', '.join(map(str, sizes))}",
+            todo=f"name another encoding, or `kanna optimize --format onnx --provider "
+            f"{profile.name}`, which takes these alone",
+        )
+
+
+def check_derived(profile: ProviderProfile | None, preset: str) -> None:
+    """PlanError for codes of activations that a provider does not read.
+
+    Args:
+        profile: The provider; None: any is right.
+        preset: A preset of ONNX.
+    """
+    if profile is None or preset not in DERIVED or not DERIVED[preset].calibrator:
+        return
+    codes = "uint16" if DERIVED[preset].wide else "uint8"
+    table = profile.operators.types
+    taken = table.get("QuantizeLinear", frozenset[str]())
+    if taken is not None and codes not in taken:
+        raise PlanError(
+            f"{profile.name} does not read activations of {codes}, which onnx:{preset} has "
+            f"({profile.table})",
+            expected=f"codes of {', '.join(sorted(taken)) or 'no kind'}",
+            todo="--preset onnx:w8a8 has codes of 8 bits"
+            if "uint8" in taken
+            else "--preset onnx:fp32",
+        )
+
+
+def tell(folder: Path, profile: ProviderProfile | None) -> list[str]:
+    """Name the provider in a finished folder's genai_config.json; notes on what it refuses.
+
+    Args:
+        folder: A folder that is complete.
+        profile: The provider; None: nothing is done.
+    """
+    if profile is None:
+        return []
+    path = folder / GENAI
+    genai = json.loads(path.read_text(encoding="utf-8"))
+    options = [] if profile.name == _CPU else [{profile.genai: dict(profile.options)}]
+    genai["model"]["decoder"].setdefault("session_options", {})["provider_options"] = options
+    path.write_text(json.dumps(genai, indent=4), encoding="utf-8")
+    known = files.read_folder(folder)
+    notes: list[str] = []
+    for graph in [known.prefill, known.graph] if known.prefill else [known.graph]:
+        table = placement.place(files.load(graph), profile)
+        notes.append(f"{graph.name} on {profile.name}: {table.sentence()} (by {profile.table})")
+        kinds = {(node.operator, node.type): node for node in reversed(table.refused)}
+        ranked = sorted(kinds.values(), key=lambda node: not node.is_product)
+        notes += [f"{profile.name} refuses {n.sentence()}" for n in ranked[:_MOST_NAMED]]
+    return notes

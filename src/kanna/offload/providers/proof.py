@@ -1,0 +1,198 @@
+"""An ONNX folder on an execution provider and on the CPU: what ran where, and is it right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna._util import own_files
+from kanna._util.processes import ask
+from kanna._util.progress import Progress, Silent
+from kanna.checks import Check
+from kanna.errors import GateError, MissingError, UsageError
+from kanna.evaluation.divergence import compare
+from kanna.formats.onnx import files
+from kanna.hardware import providers
+from kanna.hardware.providers import ProviderProfile, placement
+from kanna.hardware.threads import choose_threads
+from kanna.model import F32
+from kanna.runtimes.onnx_session import VARIABLE
+
+MOST_KL = 0.05
+"""Mean KL divergence in nats, CPU ‖ provider: providers compute floats in 16 bits."""
+_CPU = "CPUExecutionProvider"
+MEASURED, TABLE = "measured", "table"
+"""How it is known which nodes a provider takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementProof:
+    """What a folder's run on an execution provider came to.
+
+    Attributes:
+        backend: The provider.
+        basis: `measured`: onnxruntime's own record of a run here; `table`: of the profile.
+        checks: Placement of each graph, and the logits beside the CPU's.
+        graphs: Parts and nodes by provider, of each file.
+        load_s: Seconds until it was compiled and loaded; 0 where it was not.
+    """
+
+    backend: str
+    basis: str
+    checks: list[Check]
+    graphs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    load_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return asdict(self)
+
+
+def variables(provider: str | None) -> Mapping[str, str]:
+    """Variables with which a child of ours computes on an execution provider; None: on the CPU."""
+    return {} if provider is None else {VARIABLE: providers.get(provider).name}
+
+
+def prove(
+    path: str | Path, provider: str, *, threads: int | None = None, progress: Progress | None = None
+) -> PlacementProof:
+    """Hold a folder to an execution provider: by a run where it can be loaded, else by its table.
+
+    Args:
+        path: An ONNX folder of a decoder.
+        provider: Name of the provider.
+        threads: Of the CPU; None: one per physical core that other programs leave free.
+        progress: Where progress is reported.
+
+    Raises:
+        UsageError: There is no such provider, or the file is of another format.
+        KannaError: The run ended: a driver's crash, no memory.
+    """
+    profile, folder = providers.get(provider), Path(path)
+    if not files.is_onnx(folder) or files.is_encoder(folder):
+        raise UsageError(
+            f"{folder} on the execution provider {profile.name}",
+            expected="an ONNX folder of a decoder, as `kanna convert --format onnx` writes it",
+        )
+    by_table = _by_table(folder, profile)
+    try:
+        runs, made, reference = _runs(folder, profile, threads, progress or Silent())
+    except MissingError as error:
+        return _unmeasured(profile, by_table, error)
+    checks = [_placed(profile, name, graph) for name, graph in runs[0]["graphs"].items()]
+    _, (scores,) = compare(reference, [made], np.argmax(reference, axis=1))
+    kl = float(scores.kl.mean())
+    checks.append(
+        Check(
+            name=f"{profile.name}: logits",
+            ok=kl <= MOST_KL,
+            detail=f"{len(made)} tokens: KL {kl:.2g} to the CPU's, at most {MOST_KL:g}",
+        )
+    )
+    return PlacementProof(
+        backend=profile.name,
+        basis=MEASURED,
+        checks=checks,
+        graphs=runs[0]["graphs"],
+        load_s=runs[0]["load_s"],
+    )
+
+
+def require(
+    path: str | Path, provider: str, *, threads: int | None = None, progress: Progress | None = None
+) -> PlacementProof:
+    """The same; GateError where a check failed, MissingError where it could not be run.
+
+    Args:
+        path: An ONNX folder.
+        provider: Name of the provider.
+        threads: Of the CPU; None: one per physical core that other programs leave free.
+        progress: Where progress is reported.
+    """
+    proof = prove(path, provider, threads=threads, progress=progress)
+    for check in proof.checks:
+        if check.ok is None:
+            raise MissingError(f"{provider} cannot run here: {check.detail}")
+        if not check.ok:
+            raise GateError(
+                f"{provider} was asked for with {Path(path).name}; {check.name}: {check.detail}",
+                expected=f"its matrix products on {provider}, with the logits of the CPU",
+                todo=f"kanna verify SRC {path} --provider {provider} shows every check",
+            )
+    return proof
+
+
+def _runs(
+    folder: Path, profile: ProviderProfile, threads: int | None, bar: Progress
+) -> tuple[list[dict[str, Any]], F32, F32]:
+    """What runs on the provider and on the CPU came to, and the logits of both."""
+    task = {"path": str(folder.absolute()), "threads": threads or choose_threads().count}
+    bar.start(f"run on {profile.name}", 2, "runs")
+    runs: list[dict[str, Any]] = []
+    try:
+        with own_files.scratch() as scratch:
+            for number, on in enumerate((profile.name, "cpu")):
+                bar.advance(0, on)
+                runs.append(
+                    ask(
+                        "kanna.offload.providers.worker",
+                        task | {"logits": str(scratch / f"{number}.npy")},
+                        f"computing {folder.name} on {on}",
+                        variables={VARIABLE: on},
+                    )
+                )
+                bar.advance(1)
+            made, reference = (np.load(scratch / f"{number}.npy") for number in (0, 1))
+    finally:
+        bar.finish()
+    return runs, made, reference
+
+
+def _by_table(folder: Path, profile: ProviderProfile) -> dict[str, placement.TablePlacement]:
+    known = files.read_folder(folder)
+    graphs = [known.prefill, known.graph] if known.prefill else [known.graph]
+    return {graph.name: placement.place(files.load(graph), profile) for graph in graphs}
+
+
+def _placed(profile: ProviderProfile, name: str, graph: Mapping[str, Any]) -> Check:
+    """A graph is on the provider when all of its products are."""
+    nodes: dict[str, dict[str, int]] = graph["nodes"]
+    own = sum(nodes.get(profile.provider, {}).values())
+    total = sum(sum(counts.values()) for counts in nodes.values())
+    parts = graph["parts"].get(profile.provider, 0)
+    left = {} if profile.provider == _CPU else nodes.get(_CPU, {})
+    products = {op: count for op, count in left.items() if op in placement.PRODUCTS}
+    detail = f"{own} of {total} nodes in {_parts(parts)}, as onnxruntime placed them"
+    if left:
+        named = ", ".join(f"{count} {op}" for op, count in sorted(left.items())[:6])
+        detail += f"; on the CPU: {named}, such as {graph['on_cpu'][0]}"
+    return Check(name=f"{profile.name}: {name}", ok=own > 0 and not products, detail=detail)
+
+
+def _parts(number: int) -> str:
+    return f"{number} part{'s' * (number != 1)}"
+
+
+def _unmeasured(
+    profile: ProviderProfile,
+    by_table: Mapping[str, placement.TablePlacement],
+    missing: MissingError,
+) -> PlacementProof:
+    """What the table says: a refused product fails, and all else could not be checked here."""
+    checks: list[Check] = []
+    for name, table in by_table.items():
+        detail = f"{table.sentence()} (not run: {profile.table})"
+        if table.products:
+            detail += f"; {table.products[0].sentence()}"
+        checks.append(
+            Check(
+                name=f"{profile.name}: {name}", ok=False if table.products else None, detail=detail
+            )
+        )
+    reason = f"{missing.found}; {missing.todo}" if missing.todo else missing.found
+    checks.append(Check(name=f"{profile.name}: logits", ok=None, detail=reason))
+    return PlacementProof(backend=profile.name, basis=TABLE, checks=checks)
