@@ -2,11 +2,11 @@
 
     python -m benchmarks.registry.transfer --megabytes 1000 --pairs 5
 
-The registry is Debian's docker-registry, anew for every push. kanna and skopeo take turns, each in
-a process of its own and first in every other pair, so that what else the machine does falls on
-both. skopeo pushes a folder that names the digests of its files; kanna knows them, too, as it does
-after `kanna verify --gate`, unless `--unknown` is given. Printed are the median of the ratios of
-each pair, and seconds, processor seconds and peak memory of each.
+The registry is Debian's docker-registry, anew for every push. kanna and skopeo take turns, command
+beside command, each first in every other pair, so that what else the machine does falls on both.
+skopeo pushes a folder that names the digests of its files; kanna knows them, too, as it does after
+`kanna verify --gate`, unless `--unknown` is given. Printed are the median of the ratios of each
+pair, and seconds, processor seconds and peak memory of each.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {root}}}}}
 http: {{addr: "127.0.0.1:{port}", secret: of-a-benchmark}}
 """
-PUSH = "import sys, kanna; kanna.push(sys.argv[1], sys.argv[2], unproved=True)"
+KANNA = [sys.executable, "-m", "kanna"]
+PUSH = [*KANNA, "push", "--quiet", "--unproved"]
 HASH = (
     "import sys, pathlib; from kanna._util import verified; "
     "verified.digest(pathlib.Path(sys.argv[1]))"
 )
-PULL = "import sys, kanna; kanna.pull(sys.argv[1])"
+PULL = [*KANNA, "pull", "--quiet"]
 PORT = 5995
 
 
@@ -131,12 +132,12 @@ def shown(what: str, costs: dict[str, list[Cost]]) -> dict[str, object]:
 def pulls(folder: Path, model: Path, count: int) -> dict[str, list[Cost]]:
     """Costs of pulling a model; leaves it in the layout that skopeo pushes from."""
     with registry(folder / "registry") as host:
-        measured([sys.executable, "-c", PUSH, f"oci://{host}/team/model:v1", str(model)], folder)
+        measured([*PUSH, f"oci://{host}/team/model:v1", str(model)], folder)
 
         def ours() -> Cost:
             cache = folder / "cache"
             try:
-                return measured([sys.executable, "-c", PULL, f"oci://{host}/team/model:v1"], cache)
+                return measured([*PULL, f"oci://{host}/team/model:v1"], cache)
             finally:
                 shutil.rmtree(cache)
 
@@ -158,9 +159,8 @@ def pushes(folder: Path, model: Path, count: int, unknown: bool) -> dict[str, li
             cache = folder / "cache"
             for file in [] if unknown else model.iterdir():
                 measured([sys.executable, "-c", HASH, str(file)], cache)
-            words = [sys.executable, "-c", PUSH, f"oci://{host}/team/model:v1", str(model)]
             try:
-                return measured(words, cache)
+                return measured([*PUSH, f"oci://{host}/team/model:v1", str(model)], cache)
             finally:
                 shutil.rmtree(cache, ignore_errors=True)
 

@@ -51,7 +51,7 @@ class KnownPieces:
             data = file.read(size)
             if hashlib.sha256(data).hexdigest() == digest:
                 return data
-        del self._places[digest]
+        self._places.pop(digest, None)  # perhaps gone already, by the reader of another file
         return None
 
 

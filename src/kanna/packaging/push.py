@@ -15,6 +15,7 @@ from kanna.packaging.pushed import PushedModels, PushedVariant, PushResult
 from kanna.registry import layouts, stores
 from kanna.registry.client import RegistryRepository
 from kanna.registry.layouts.base import RegistryLayout
+from kanna.registry.transfers import Transfers
 from kanna.registry.uploads import BlobUploads
 
 __all__ = ["PushResult", "PushedVariant", "push"]
@@ -128,7 +129,8 @@ def _to_registry(
     progress: Progress,
 ) -> PushResult:
     """Push to a registry, which gets large files while the models are still read."""
-    with BlobUploads(RegistryRepository(name, pushes=True)) as uploads:
+    with Transfers[bool]() as transfers:
+        uploads = BlobUploads(RegistryRepository(name, pushes=True), transfers)
         if layout.packed is None:
             head_start.begin(uploads, wanted, progress)
         from kanna.packaging import push_oci

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,42 +43,43 @@ def send(
     """
     repository = uploads.repository
     name = repository.name
-    notes: list[str] = []
-    variants: list[PushedVariant] = []
-    documents: list[ManifestDocument] = []
     sizes = {h: one.files[p].stat().st_size for one in prepared for p, h in one.hashes.items()}
     with ThreadPoolExecutor(1) as beside:
-        bills = [beside.submit(_bill, one.artefact) for one in prepared]
-        lists = [beside.submit(_piece_lists, one) for one in prepared if layout.packed is None]
+        pending = [_begin_evidence(beside, one, layout) for one in prepared]
         progress.start(f"push {name.repository}", sum(sizes.values()))
-        uploads.show(progress)
+        uploads.transfers.show(progress)
         try:
-            for one in prepared:
-                document, variant = _send_one(uploads, one, layout)
-                documents.append(document)
-                variants.append(variant)
+            # A registry syncs each blob to its disk: small ones go while large ones are sent.
+            described = [
+                _describe(uploads, one, layout, parts, key)
+                for one, parts in zip(prepared, pending, strict=True)
+            ]
+            sent = [uploads.sent_bytes(model.document.children) for model in described]
         finally:
             progress.finish()
-    for one, document, bill, pieces in zip_longest(prepared, documents, bills, lists):
+    for model in described:
+        document = model.document
         repository.put_manifest(document.data, document.media_type, document.described().digest)
-        listed = pieces.result() if pieces is not None else None
-        evidences, lacking = _evidence_of(one, document, bill.result(), listed, key)
-        _attach(repository, document, evidences)
-        notes += lacking
+        if model.referring:
+            repository.attach(document.described({}), model.referring)
+    documents = [model.document for model in described]
     top = documents[0]
     if len(documents) > 1:
         top = _index(documents, layout)
         repository.put_manifest(top.data, top.media_type, top.described().digest)
         if key is not None:
-            signature = evidence.signature_of(top.data, key)
-            _attach(repository, top, {manifests.SIGNATURE: signature})
+            signature = {manifests.SIGNATURE: evidence.signature_of(top.data, key)}
+            repository.attach(top.described({}), _push_evidence(repository, top, signature))
     repository.put_manifest(top.data, top.media_type, name.tag)
     return PushResult(
         reference=str(name),
         digest=top.described().digest,
-        variants=tuple(variants),
+        variants=tuple(
+            _variant(one, document, num_bytes)
+            for one, document, num_bytes in zip(prepared, documents, sent, strict=True)
+        ),
         signed=key is not None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(note for model in described for note in model.notes)),
     )
 
 
@@ -105,19 +106,48 @@ def planned(name: oci.OciName, prepared: Sequence[PreparedArtefact]) -> PushResu
     )
 
 
-def _send_one(
-    uploads: BlobUploads, one: PreparedArtefact, layout: RegistryLayout
-) -> tuple[ManifestDocument, PushedVariant]:
-    """Push the files of an artefact; its manifest is not written yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PendingEvidence:
+    """What is worked out about an artefact while its files are sent."""
+
+    bill: Future[bytes | str]
+    pieces: Future[bytes | None] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DescribedModel:
+    """Manifests of an artefact that are not written yet: its blobs are still on their way."""
+
+    document: ManifestDocument
+    referring: Sequence[ManifestDocument]
+    notes: Sequence[str]
+
+
+def _begin_evidence(
+    beside: ThreadPoolExecutor, one: PreparedArtefact, layout: RegistryLayout
+) -> _PendingEvidence:
+    return _PendingEvidence(
+        bill=beside.submit(_bill, one.artefact),
+        pieces=beside.submit(_piece_lists, one) if layout.packed is None else None,
+    )
+
+
+def _describe(
+    uploads: BlobUploads,
+    one: PreparedArtefact,
+    layout: RegistryLayout,
+    pending: _PendingEvidence,
+    key: Path | None,
+) -> _DescribedModel:
+    """Begin with the files of an artefact, push its small blobs, and make its manifests."""
     repository = uploads.repository
     layers: list[Descriptor] = []
     with _blobs(one, layout) as blobs:
         for blob in blobs:
             uploads.begin(blob.path, blob.descriptor)
             if layout.packed is not None:
-                uploads.wait(blob.descriptor)  # its file lasts until the next one
+                uploads.transfers.wait(blob.descriptor.digest)  # its file lasts until the next one
             layers.append(blob.descriptor)
-        sent = uploads.sent_bytes(layers)
     artefact = one.artefact
     memory, context = memory_of(artefact)
     config = upload.push_bytes(
@@ -132,15 +162,22 @@ def _send_one(
     document = _manifest(layout.artifact_type, config, layers, annotations)
     if layout.files is not None:
         layout.files(document, artefact.name)  # as strict as those who will read it
-    variant = PushedVariant(
+    evidences, notes = _evidence_of(one, document, pending, key)
+    return _DescribedModel(
+        document=document, referring=_push_evidence(repository, document, evidences), notes=notes
+    )
+
+
+def _variant(one: PreparedArtefact, document: ManifestDocument, sent: int) -> PushedVariant:
+    """What was pushed of an artefact."""
+    return PushedVariant(
         variant=one.variant,
         manifest=document.described().digest,
-        num_bytes=artefact.num_bytes,
+        num_bytes=one.artefact.num_bytes,
         sent_bytes=sent,
-        memory_bytes=memory,
+        memory_bytes=memory_of(one.artefact)[0],
         gate=one.gate.status if one.gate else None,
     )
-    return document, variant
 
 
 @contextmanager
@@ -226,18 +263,16 @@ def _bill(artefact: Artefact) -> bytes | str:
 
 
 def _evidence_of(
-    one: PreparedArtefact,
-    document: ManifestDocument,
-    bill: bytes | str,
-    pieces: bytes | None,
-    key: Path | None,
+    one: PreparedArtefact, document: ManifestDocument, pending: _PendingEvidence, key: Path | None
 ) -> tuple[dict[str, bytes], list[str]]:
     """What refers to a manifest, by its type; and what does not, for the user."""
     evidences, notes = dict[str, bytes](), one.notes
+    pieces = pending.pieces.result() if pending.pieces is not None else None
     if pieces is not None:
         evidences[manifests.PIECES] = pieces
     if one.gate is not None:
         evidences[manifests.GATE] = manifests.encoded(one.gate.values)
+    bill = pending.bill.result()
     if isinstance(bill, str):
         notes.append(bill)
     else:
@@ -247,16 +282,15 @@ def _evidence_of(
     return evidences, notes
 
 
-def _attach(
+def _push_evidence(
     repository: RegistryRepository, document: ManifestDocument, evidences: Mapping[str, bytes]
-) -> None:
-    """Push what refers to a manifest, by its type."""
+) -> list[ManifestDocument]:
+    """Push what is known of a manifest, by its type; returns the manifests that refer to it."""
     if not evidences:
-        return
+        return []
     subject = document.described({})
     empty = upload.push_bytes(repository, b"{}", manifests.EMPTY)
-    referring = [
+    return [
         _manifest(kind, empty, [upload.push_bytes(repository, data, kind)], {}, subject)
         for kind, data in evidences.items()
     ]
-    repository.attach(subject, referring)

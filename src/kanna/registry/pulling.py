@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from kanna import oci
@@ -19,6 +20,7 @@ from kanna.formats.patchwork import Patchwork
 from kanna.registry import download, evidence, layouts, manifests, reuse
 from kanna.registry.client import RegistryRepository
 from kanna.registry.manifests import Descriptor, ManifestDocument
+from kanna.registry.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,25 +194,27 @@ def _fetch_all(
         )
     progress.start(f"pull {repository.name.repository}", sum(d.size for d in blobs.values()))
     try:
-        got = {
-            digest: download.fetch(repository, blob, progress, patchworks.get(digest))
-            for digest, blob in blobs.items()
-        }
+        with Transfers[tuple[Path, int]]() as transfers:
+            transfers.show(progress)
+            for digest, blob in blobs.items():
+                fetch = partial(download.fetch, repository, blob, patchwork=patchworks.get(digest))
+                transfers.begin(digest, fetch)
+            got = {digest: transfers.wait(digest) for digest in blobs}
     finally:
         progress.finish()
     fetched = sum(count for _, count in got.values())
     if root.is_dir() and _complete(root, files):
         return fetched
-    partial = own_files.fresh_name(root)
+    unfinished = own_files.fresh_name(root)
     with locks.holding(root, "pull"):
         try:
             for place, descriptor in files.items():
-                _link(got[descriptor.digest][0], partial / PurePosixPath(place))
-            own_files.put(partial, root)
+                _link(got[descriptor.digest][0], unfinished / PurePosixPath(place))
+            own_files.put(unfinished, root)
         except OSError as error:
             raise explain(error, root) from error
         finally:
-            own_files.remove(partial)
+            own_files.remove(unfinished)
     return fetched
 
 
