@@ -24,16 +24,15 @@ from kanna.conversion.base import (
     get_preset,
 )
 from kanna.conversion.carried import check_encoding, check_entries
+from kanna.conversion.decoder_shape import decoder_shape
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.conversion.hf_folder import hf_folder
 from kanna.conversion.hf_rows import over
 from kanna.errors import GateError, KannaError, UnsupportedError, UsageError
-from kanna.families import smollm3
-from kanna.families.blocks import multipliers
 from kanna.formats import safetensors
 from kanna.formats.openvino import FORMAT, MODEL, WEIGHTS, ir, read_folder, tokenizers
-from kanna.formats.openvino.decoder import Decoder, DecoderShape
-from kanna.formats.openvino.rotation import rotation
+from kanna.formats.openvino.decoder import Decoder
+from kanna.formats.openvino.parts import DecoderShape
 from kanna.formats.openvino.weights import Weights, WeightsFile
 from kanna.formats.stream import WriteResult, fill, replacing
 from kanna.model import Model
@@ -44,15 +43,19 @@ from kanna.sources import Source
 FAMILIES = (
     "ernie4_5",
     "exaone4",
+    "gemma2",
+    "gemma3",
     "granite",
     "hunyuan",
     "llama",
     "mistral",
     "olmo2",
+    "phi2",
     "phi3",
     "qwen2",
     "qwen3",
     "smollm3",
+    "stablelm",
 )
 """Families whose graph is here."""
 REFUSED = {n: "its graph is not written yet" for n in families.names() if n not in FAMILIES}
@@ -63,48 +66,8 @@ def preflight(source: Source) -> Model:
     model = families.load_decoder(source)
     reason = f"only {', '.join(FAMILIES)} have one"
     families.require(model, dict.fromkeys(REFUSED, reason), "OpenVINO graph")
-    _shape(model)
+    decoder_shape(model)
     return model
-
-
-def _shape(model: Model) -> DecoderShape:
-    heads = model.whole("{arch}.attention.head_count", least=1)
-    size = families.head_dim_of(model)
-    values = model.whole("{arch}.attention.value_length", size)
-    if values != size:
-        raise UnsupportedError(
-            f"its heads have {size} values of keys and {values} of values", expected="as many"
-        )
-    layers = model.whole("{arch}.block_count")
-    if model.meta("{arch}.attention.sliding_window_pattern", None):
-        raise UnsupportedError(
-            "some of its layers see a window alone",
-            expected="layers that see all tokens",
-            todo="write a GGUF instead: --format gguf",
-        )
-    smollm = range(smollm3.PERIOD - 1, layers, smollm3.PERIOD)
-    return DecoderShape(
-        layers=layers,
-        heads=heads,
-        kv_heads=model.whole("{arch}.attention.head_count_kv", heads, least=1),
-        head_size=size,
-        epsilon=float(model.meta("{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
-        rotation=rotation(model, size),
-        unturned=frozenset(smollm if model.family == "smollm3" else ()),
-        paired=model.family == "ernie4_5",
-        scales=_scales(model, size) if model.family == "granite" else {},
-    )
-
-
-def _scales(model: Model, head_size: int) -> dict[str, float]:
-    """Granite's multipliers as the graph has them."""
-    scale = {name: float(model.meta(f"{{arch}}.{name}", 1.0)) for name in multipliers.KEYS.values()}
-    return {
-        "embedding": scale["embedding_scale"],
-        "residual": scale["residual_scale"],
-        "queries": scale["attention.scale"] * head_size**0.5,
-        "logits": 1 / scale["logit_scale"],
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +83,7 @@ class OpenVINOSizes:
 
     def __init__(self, source: Source, model: Model, guidance: Guidance) -> None:
         self._model, self._guidance = model, guidance
-        self._shape = _shape(model)
+        self.shape = decoder_shape(model)
         folder = hf_folder(source, model)
         self.config: Mapping[str, Any] = folder.config
         self.files, self._tensors = folder.files, folder.tensors
@@ -173,7 +136,7 @@ class OpenVINOSizes:
         entries = {e.name: e for e in resolved.entries}
         weights = Weights(entries)
         shapes = {name: tuple(e.tensor.shape) for name, e in entries.items()}
-        decoder = Decoder(self._shape, weights, shapes)
+        decoder = Decoder(self.shape, weights, shapes)
         graph = decoder.build()
         if unused := sorted(set(entries) - decoder.used):
             raise UnsupportedError(
@@ -188,7 +151,8 @@ class OpenVINOSizes:
         # kanna.json says the rest.
         about: dict[str, Any] = {"kanna": {"version": provenance.__version__}}
         kinds = {entry.encoding.name for entry in resolved.entries}
-        about["runtime_options"] = presets.runtime_options(kinds)
+        capped = "attention" in self.shape.caps
+        about["runtime_options"] = presets.runtime_options(kinds, capped=capped)
         return ir.to_xml(laid.graph, self._model.family, laid.layout.places, about)
 
     def sized(self, plan: Plan) -> SizedPlan:
@@ -240,7 +204,7 @@ class OpenVINOConversion:
             self.sized,
             paths=[self.out],
             command=self.command,
-            notes=[*notes, *_window(self.model), *self.sizes.notes],
+            notes=[*notes, *_window(self.model, self.sizes.shape), *self.sizes.notes],
         )
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
@@ -294,8 +258,10 @@ class OpenVINOConversion:
         return self.guidance.provenance_file(self.model, self.source, resolved, self.command)
 
 
-def _window(model: Model) -> list[str]:
+def _window(model: Model, shape: DecoderShape) -> list[str]:
     """A note where the model has a window and the graph has none."""
+    if shape.windows:
+        return []
     window = model.whole("{arch}.attention.sliding_window", 0)
     window = window or int(model.config.get("sliding_window") or 0)
     used = model.config.get("use_sliding_window", True)

@@ -36,6 +36,7 @@ class RuntimeMemory:
             they draft.
         float_value_bytes: Bytes of a number in the cache of an artefact of float32 alone; 0: as of
             others.
+        windowed: Whether layers that see a window keep its keys and values alone, not all.
     """
 
     value_bytes: Callable[[Model], float]
@@ -43,6 +44,7 @@ class RuntimeMemory:
     on_demand: Callable[[str, int], bool] = lambda _name, _size: False
     drafts: Callable[[Model, int], int] = lambda _model, _context: 0
     float_value_bytes: int = 0
+    windowed: bool = True
 
     def cache(self, model: Model, context: int, encodings: Collection[str] = ()) -> int:
         """Bytes of a key-value cache of `context` tokens.
@@ -53,7 +55,8 @@ class RuntimeMemory:
             encodings: Of the artefact's tensors.
         """
         floats = self.float_value_bytes if set(encodings) == {"f32"} else 0
-        return cache_bytes(model, context, floats or self.value_bytes(model))
+        size = floats or self.value_bytes(model)
+        return cache_bytes(model, context, size, windowed=self.windowed)
 
 
 def llama_cache_value(_: Model) -> int:
@@ -66,7 +69,9 @@ def llama_on_demand(name: str, size: int) -> bool:
     return name == "per_layer_token_embd.weight" and size > LEAST_ON_DEMAND
 
 
-def cache_bytes(model: Model, context: int, size: float = CACHE_BYTES) -> int:
+def cache_bytes(
+    model: Model, context: int, size: float = CACHE_BYTES, *, windowed: bool = True
+) -> int:
     """Bytes of a key-value cache of `context` tokens, `size` bytes a number.
 
     Shared heads and sliding windows counted.
@@ -84,11 +89,11 @@ def cache_bytes(model: Model, context: int, size: float = CACHE_BYTES) -> int:
     values = model.whole("{arch}.attention.value_length", default)
     short_keys = model.whole("{arch}.attention.key_length_swa", keys)
     short_values = model.whole("{arch}.attention.value_length_swa", values)
-    window = model.whole("{arch}.attention.sliding_window", 0)
+    window = model.whole("{arch}.attention.sliding_window", 0) if windowed else 0
     full = _up(context, CACHE_STEP)
     short = min(full, _up(window + BATCH, CACHE_STEP))
     total = 0.0
-    windows = _windows(model, layers)
+    windows = windowed_layers(model, layers)
     for layer in range(max(0, layers - _shared(model))):
         stateful = _has_state(model, layer)
         if stateful:
@@ -133,8 +138,8 @@ def _has_state(model: Model, layer: int) -> bool:
     return any(name in model.tensors for name in names)
 
 
-def _windows(model: Model, layers: int) -> list[bool]:
-    """Whether each layer keeps the keys and values of a window alone."""
+def windowed_layers(model: Model, layers: int) -> list[bool]:
+    """Whether each of the first `layers` layers sees a window alone."""
     pattern = model.meta("{arch}.attention.sliding_window_pattern")
     if pattern is None or isinstance(pattern, int):
         period = pattern or WINDOW_PATTERN.get(model.family, 1)

@@ -31,7 +31,7 @@ CANDIDATES = (
 """What OpenVINO's CPU plugin multiplies by without widening a matrix first."""
 
 
-def runtime_options(encodings: Collection[str]) -> dict[str, str]:
+def runtime_options(encodings: Collection[str], *, capped: bool) -> dict[str, str]:
     """What a graph tells OpenVINO of how to run it, where whoever loads it says nothing.
 
     OpenVINO would round the inputs of packed matrices to 8 bits. Where sums are bfloat16 too, that
@@ -39,8 +39,10 @@ def runtime_options(encodings: Collection[str]) -> dict[str, str]:
 
     Args:
         encodings: Of the tensors.
+        capped: Whether scores of attention have a cap: then OpenVINO keeps keys and values in
+            float32 whatever it is told.
     """
-    if set(encodings) == {"f32"}:
+    if capped or set(encodings) == {"f32"}:
         return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
     return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from helpers import engine_artefacts, tiny_models
+from helpers.gateways import local
 
 from kanna import bench, convert, evaluate, formats, generate, inspect, verify
 from kanna.generation import close
@@ -140,3 +142,41 @@ def test_verbs_take_it(source: Path, artefact: Path, tmp_path: Path) -> None:
 def test_its_size_is_known_before(source: Path, artefact: Path, tmp_path: Path) -> None:
     planned = convert(source, tmp_path / "dry", preset="openvino:int8", dry_run=True)
     assert planned.file_bytes == sum(p.stat().st_size for p in artefact.glob("openvino_model.*"))
+
+
+def test_stock_openvino_genai_takes_scores_with_a_cap(tmp_path: Path) -> None:
+    """It cannot page such attention, and says nothing of it: the tokens are transformers'."""
+    import torch
+    from transformers import AutoTokenizer
+
+    model = tiny_models.make("gemma2", tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "f32", preset="openvino:f32", threads=1)
+    command = [sys.executable, "-c", GENAI, str(tmp_path / "f32"), PROMPT * 8]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    ids, text, _ = json.loads(ran.stdout.splitlines()[-1])
+    assert len(ids) > 32, "beyond the window"
+    made = model.generate(
+        torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=511
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "source")
+    assert text == tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
+
+
+@pytest.mark.slow
+def test_the_real_gemma_3_passes_the_gate_and_is_served(tmp_path: Path) -> None:
+    """Beyond its window of 512 tokens, too; the gateway's attention is paged."""
+    convert("builtin:gemma3-270m", tmp_path / "int8", preset="openvino:int8", threads=1)
+    result = verify("builtin:gemma3-270m", tmp_path / "int8", threads=1)
+    assert result.status == "proved", result
+    assert next(c for c in result.checks if c.name == "logits, long prompt").ok
+    text = "".join(generate(tmp_path / "int8", "The capital of France is", max_tokens=5))
+    assert "Paris" in text
+    with local(tmp_path / "int8", tmp_path / "gateway", slots=1, replay=False) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        answer = client.completions.create(
+            model=client.models.list().data[0].id,
+            prompt="The capital of France is",
+            max_tokens=5,
+            temperature=0,
+        )
+    assert "Paris" in answer.choices[0].text

@@ -12,6 +12,9 @@ from helpers import in_process, tiny_models
 from kanna import convert
 from kanna.errors import FormatError, UnsupportedError, UsageError
 from kanna.formats.openvino import MODEL, WEIGHTS, read_folder, tokenizers
+from kanna.formats.openvino.read import pages_attention
+from kanna.serving.engines.openvino_decoder import OpenVINODecoder
+from kanna.serving.engines.openvino_states import StatefulDecoder
 
 pytest.importorskip("openvino")
 torch: Any = pytest.importorskip("torch")
@@ -28,13 +31,22 @@ RECIPES = (
     "qwen3",
     "ernie",
     "exaone4",
+    "gemma2",
+    "gemma3",
+    "gemma3-pattern",
     "granite",
     "hunyuan",
     "olmo2",
+    "olmo3",
+    "phi2",
     "phi3",
     "smollm3",
+    "stablelm",
+    "stablelm-parallel",
 )
-IDS = np.random.default_rng(3).integers(3, 490, 48).tolist()
+LONG = np.random.default_rng(3).integers(3, 490, 80).tolist()
+"""Longer than the windows of the recipes."""
+IDS = LONG[:48]
 
 
 @pytest.fixture(autouse=True)
@@ -54,24 +66,47 @@ def kl(reference: np.ndarray, other: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
-def expected(model: Any) -> np.ndarray:
-    """What transformers answers after each of IDS."""
+def expected(model: Any, ids: list[int] = IDS) -> np.ndarray:
+    """What transformers answers after each token."""
     with torch.no_grad():
-        return model(torch.tensor([IDS])).logits[0].numpy()
+        return model(torch.tensor([ids])).logits[0].numpy()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_graph_of_each_family_is_that_of_transformers(recipe: str, tmp_path: Path) -> None:
     model = tiny_models.make(recipe, tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "ir", preset="openvino:f32", threads=1)
-    with in_process.opened(tmp_path / "ir", context=64) as engine:
-        at_once = engine.logits(IDS)
-        wanted = expected(model)
+    with in_process.opened(tmp_path / "ir", context=96) as engine:
+        at_once = engine.logits(LONG)
+        wanted = expected(model, LONG)
         assert np.abs(at_once - wanted).max() < 2e-3 * np.abs(wanted).max()
-        # One after the other, from states that hold keys and values in 8 bits.
         engine.rewind(0)
-        parts = [engine.forward(IDS[:20], 1), *(engine.forward([i], 1) for i in IDS[20:])]
-        assert kl(wanted[19:], np.concatenate(parts)) < 2e-2
+        parts = [engine.forward(LONG[:50], 1), *(engine.forward([i], 1) for i in LONG[50:])]
+        assert kl(wanted[49:], np.concatenate(parts)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [("gemma3", OpenVINODecoder), ("olmo3", OpenVINODecoder), ("gemma2", StatefulDecoder)],
+)
+def test_rows_of_the_gateway_see_the_same_windows(recipe: str, kind: Any, tmp_path: Path) -> None:
+    """OpenVINO drops masks where it pages attention: windows stay by the form of their masks."""
+    model = tiny_models.make(recipe, tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "ir", preset="openvino:f32", threads=1)
+    assert pages_attention(tmp_path / "ir") == (kind is OpenVINODecoder)
+    decoder = kind(tmp_path / "ir", context=96, rows=3, threads=1)
+    first, second = decoder.begin(), decoder.begin()
+    other = list(reversed(LONG))
+    decoder.read(first, other[:40])
+    rows = [decoder.read(second, LONG[:50])]
+    rows += [decoder.step([other[40], LONG[50]])[1:]]
+    decoder.move(second, first)
+    decoder.end(second)
+    rows += [decoder.step([token]) for token in LONG[51:]]
+    wanted = expected(model, LONG)
+    assert np.abs(np.concatenate(rows) - wanted).max() < 2e-3 * np.abs(wanted).max()
+    assert decoder.begin() == 1
+    assert np.abs(decoder.read(1, LONG[:9]) - wanted[:9]).max() < 2e-3 * np.abs(wanted).max()
 
 
 def test_states_go_back_to_an_earlier_token(llama: Path, tmp_path: Path) -> None:
@@ -139,8 +174,8 @@ def convert_values(source: Path) -> np.ndarray:
 
 def test_other_families_and_encodings_are_refused(llama: Path, tmp_path: Path) -> None:
     for recipe, reason in (
-        ("gemma2", "Gemma2ForCausalLM has no OpenVINO graph here"),
-        ("olmo3", "some of its layers see a window alone"),
+        ("gemma4", "Gemma4ForCausalLM has no OpenVINO graph here"),
+        ("phi4-mini", "its rotation of positions is of longrope"),
     ):
         tiny_models.make(recipe, tmp_path / recipe)
         with pytest.raises(UnsupportedError, match=reason):

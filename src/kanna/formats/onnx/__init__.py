@@ -70,7 +70,11 @@ FORMAT = Format(
     default_preset=presets.DEFAULT,
     compared_presets=("w8", "int4-mixed", "int4"),
     whole_presets={"bf16": presets.WHOLE, "f16": presets.WHOLE},
-    memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    memory=RuntimeMemory(
+        value_bytes=_value_bytes,
+        buffers=step_buffers(_STEP, _value_bytes),
+        windowed=False,  # see build_worker.py
+    ),
     weights=_weights,
     check_files=_check_files,
     check_names=files.check_names,

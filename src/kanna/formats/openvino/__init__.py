@@ -33,7 +33,12 @@ def _carries(encoding: Encoding) -> bool:
 
 
 def _cache_value_bytes(model: Model) -> float:
-    """A byte on a CPU, and its share of what a head has of one token beside."""
+    """A byte on a CPU, and its share of what a head has of one token beside.
+
+    Where scores have a cap, a number is kept in float32.
+    """
+    if model.meta("{arch}.attn_logit_softcapping"):
+        return 4
     return 1 + SCALES_BYTES / max(1, key_length(model))
 
 
@@ -61,6 +66,7 @@ FORMAT = Format(
         value_bytes=_cache_value_bytes,
         buffers=step_buffers(_STEP, _value_bytes),
         float_value_bytes=4,  # as such a graph asks for, see plan/openvino.py
+        windowed=False,
     ),
     weights=_weights,
     contents=read_folder,

@@ -7,7 +7,7 @@ their ports. Facts from docs.openvino.ai, "OpenVINO IR format" and "Available op
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -35,7 +35,7 @@ PRECISIONS = {
 BITS = {"f32": 32, "f16": 16, "i64": 64, "i32": 32, "u8": 8, "i8": 8, "u4": 4, "i4": 4}
 """Bits of an element."""
 _NUMPY = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
-NUMPY = {"auto_broadcast": "numpy"}
+_BROADCAST = {"auto_broadcast": "numpy"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,29 +151,37 @@ class Graph:
         about = {"element_type": kind, "shape": _dims(shape)}
         return self.add("Const", [], (kind, shape), attributes=about, name=name)
 
+    def named(self, x: Value, names: str) -> Value:
+        """`x`, whose output callers know by `names` from now on."""
+        self.layers[x.layer] = replace(self.layers[x.layer], names=names)
+        return x
+
     def convert(self, x: Value, kind: str, *, marks: Sequence[str] = ()) -> Value:
         """`x` in another element type."""
         about = {"destination_type": kind}
         return self.add("Convert", [x], (kind, x.shape), attributes=about, marks=marks)
 
-    def binary(self, kind: str, a: Value, b: Value, *, result: str = "") -> Value:
+    def binary(
+        self, kind: str, a: Value, b: Value, *, result: str = "", version: str = "opset1"
+    ) -> Value:
         """An operation on two values of one type that broadcasts as numpy does."""
         shape = broadcast(a.shape, b.shape)
-        about: dict[str, Any] = dict(NUMPY)
+        about: dict[str, Any] = dict(_BROADCAST)
         if kind == "Divide":
             about["m_pythondiv"] = True
-        return self.add(kind, [a, b], (result or a.kind, shape), attributes=about)
+        output = (result or a.kind, shape)
+        return self.add(kind, [a, b], output, version=version, attributes=about)
 
     def unary(self, kind: str, x: Value, *, version: str = "opset1") -> Value:
         """An operation on every element."""
         return self.add(kind, [x], (x.kind, x.shape), version=version)
 
-    def matmul(self, a: Value, b: Value, *, transposed: bool, names: str = "") -> Value:
+    def matmul(self, a: Value, b: Value, *, transposed: bool) -> Value:
         """`a` times `b`, whose last two axes are exchanged where `transposed`."""
         last = b.shape[-2] if transposed else b.shape[-1]
         shape = (*broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], last)
         about = {"transpose_a": False, "transpose_b": transposed}
-        return self.add("MatMul", [a, b], (a.kind, shape), attributes=about, names=names)
+        return self.add("MatMul", [a, b], (a.kind, shape), attributes=about)
 
     def reshape(self, x: Value, sizes: Sequence[int], shape: Shape) -> Value:
         """`x` in other axes; a size 0 keeps that of the axis, -1 is what is left."""

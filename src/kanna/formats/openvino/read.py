@@ -115,3 +115,8 @@ def keeps_floats(folder: Path) -> bool:
     file = StoredFile(folder / MODEL)
     end = file.read(max(0, file.size - _TAIL), file.size).tobytes()
     return b'<KV_CACHE_PRECISION value="f32"' in end
+
+
+def pages_attention(folder: Path) -> bool:
+    """Whether attention is the one operation that OpenVINO can compute over pages of a cache."""
+    return b'type="ScaledDotProductAttention"' in (folder / MODEL).read_bytes()

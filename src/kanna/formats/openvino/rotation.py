@@ -19,7 +19,7 @@ class Rotation:
     """How positions turn heads.
 
     Attributes:
-        frequencies: Angle of each pair of values per position, f32 [head_size / 2].
+        frequencies: Angle of each pair of values per position, f32 [values that turn / 2].
         scale: What cosine and sine are multiplied with.
     """
 
@@ -31,30 +31,44 @@ def rotation(model: Model, head_size: int) -> Rotation:
     """The rotation of a model: plain, linear, yarn, or by factors as those of Llama 3.1.
 
     Raises:
-        UnsupportedError: Its scaling is another one, or not all of a head turns.
+        UnsupportedError: Its scaling is another one.
     """
-    turned = model.whole("{arch}.rope.dimension_count", head_size)
     kind = model.meta("{arch}.rope.scaling.type", "none")
     if "rope_factors_long.weight" in model.tensors:
         kind = "longrope"
-    if turned != head_size or kind not in ("none", "linear", "yarn"):
-        what = f"turns {turned} of {head_size} values" if turned != head_size else f"is of {kind}"
+    if kind not in ("none", "linear", "yarn"):
         raise UnsupportedError(
-            f"its rotation of positions {what}",
-            expected="all values of a head, plain, linear, yarn or as in Llama 3.1",
+            f"its rotation of positions is of {kind}",
+            expected="plain, linear, yarn or as in Llama 3.1",
             todo="write a GGUF instead: --format gguf",
         )
     base = float(model.meta("{arch}.rope.freq_base", 10000.0))
-    exponent = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
-    frequencies = np.float32(1.0) / np.power(np.float32(base), exponent)
+    frequencies = _plain(model, head_size, base)
     factor = np.float32(model.meta("{arch}.rope.scaling.factor", 1.0))
     if kind == "linear":
-        return Rotation(frequencies=frequencies / factor)
+        return Rotation(frequencies=(frequencies / factor).astype(np.float32))
     if kind == "yarn":
         return _yarn(model, frequencies, base, float(factor))
     if (factors := model.tensors.get(FACTORS)) is not None:
         frequencies = frequencies / factors.rows(0, 1)[0]
     return Rotation(frequencies=frequencies.astype(np.float32))
+
+
+def window_rotation(model: Model, head_size: int, base: float) -> Rotation:
+    """The plain rotation of layers with a window, of a base of their own."""
+    return Rotation(frequencies=_plain(model, head_size, base))
+
+
+def _plain(model: Model, head_size: int, base: float) -> F32:
+    """Angles of the values of a head that turn, which may be a part of them."""
+    turned = model.whole("{arch}.rope.dimension_count", head_size)
+    if not 0 < turned <= head_size or turned % 2:
+        raise UnsupportedError(
+            f"{turned} of the {head_size} values of a head turn", expected="an even part of them"
+        )
+    exponent = np.arange(0, turned, 2, dtype=np.float32) / np.float32(turned)
+    frequencies = np.float32(1.0) / np.power(np.float32(base), exponent)
+    return frequencies.astype(np.float32)
 
 
 def _yarn(model: Model, frequencies: F32, base: float, factor: float) -> Rotation:

@@ -8,7 +8,7 @@ from pathlib import Path
 from kanna._util import extras
 from kanna._util.typed import whole
 from kanna.formats.openvino import FORMAT, MODEL, SCALES_BYTES, WEIGHTS
-from kanna.formats.openvino.read import keeps_floats
+from kanna.formats.openvino.read import keeps_floats, pages_attention
 from kanna.formats.text_files import read_object
 from kanna.serving.engines import _guidance_trial
 from kanna.serving.engines._folder_config import cache_shape, end_ids
@@ -60,15 +60,17 @@ def run(config: EngineConfig) -> None:
     from kanna.serving.engines._text_codec import TextCodec
     from kanna.serving.engines._worker import Worker
     from kanna.serving.engines.openvino_decoder import OpenVINODecoder
+    from kanna.serving.engines.openvino_states import StatefulDecoder
 
     folder = Path(config.path)
     text = TextCodec(folder, end_ids(folder))
     threads = config.threads or default_threads()
     context = _context(folder, config)
+    kind = OpenVINODecoder if pages_attention(folder) else StatefulDecoder
 
     def make() -> RowScheduler:
         # A row more than there are slots: prompts are scored in it.
-        decoder = OpenVINODecoder(folder, context=context, rows=config.slots + 1, threads=threads)
+        decoder = kind(folder, context=context, rows=config.slots + 1, threads=threads)
         return RowScheduler(decoder, config.slots)
 
     OpenAiRoutes(config, Worker(make), text, program="openvino").serve()
