@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers import needs
 
 import kanna
 from kanna._util.progress import Silent
@@ -226,6 +227,38 @@ def test_shards_of_a_calibration_survive_the_loss_of_a_worker_with_the_same_byte
     )
     assert all((here / name).read_bytes() == (away / name).read_bytes() for name in names)
     assert not (tmp_path / "away-shards").exists()
+
+
+@slow
+def test_layers_of_an_optimization_survive_lost_workers_with_the_same_bytes(
+    cluster: str, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    needs.llama_cpp()
+    options: dict[str, Any] = {
+        "bpw": 5,
+        "calibration": [text],
+        "tokens": 2560,
+        "effort": "fast",
+        "text": text,
+        "windows": 1,
+    }
+    out, files = tmp_path / "out", ("measure.json", "plan.json", "llama-optimized.gguf")
+    kanna.optimize(llama, out, **options)
+    here = [(out / name).read_bytes() for name in files]
+    for name in files:
+        (out / name).unlink()
+    remarks = Remarks()
+    with (
+        one_killed("*/blk.*/measure.json") as measuring,
+        one_killed("*/blk.*/layer.gguf*") as encoding,
+    ):
+        kanna.optimize(
+            llama, out, on="ray", on_set={"address": cluster}, progress=remarks, **options
+        )
+    lost = [one for one in remarks.lines if "started again, 1 of 3" in one]
+    assert measuring and encoding and len(lost) >= 2, remarks.lines
+    assert [(out / name).read_bytes() for name in files] == here
+    assert not list(out.glob("*-layers"))
 
 
 @slow

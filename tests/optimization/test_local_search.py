@@ -308,7 +308,7 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
         workspace_of(source, tmp_path, tmp_path / "stats"),
         tmp_path / "tuned.json",
         tmp_path / "t.gguf",
-        before=tmp_path / "p.gguf",
+        before=[tmp_path / "p.gguf"],
     )
     fresh = Student(families.load_model(kanna.open_source(tmp_path / "t.gguf")), {}, "cpu")
     ids = np.arange(3, 67)
@@ -340,7 +340,7 @@ def test_only_what_changed_is_encoded_again(home: Path, tmp_path: Path) -> None:
         workspace_of(source, tmp_path, tmp_path / "stats"),
         plans[1],
         tmp_path / "c.gguf",
-        before=tmp_path / "a.gguf",
+        before=[tmp_path / "a.gguf"],
     )
     assert fresh == [f"blk.{i}.attn_v.weight" for i in range(3)]
     assert differences(tmp_path / "c.gguf", tmp_path / "b.gguf") == []

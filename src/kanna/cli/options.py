@@ -46,6 +46,29 @@ def common_options(function: F) -> F:
     return function
 
 
+def parts_on(what: str) -> Callable[[F], F]:
+    """Add --on and --on-set, of a verb that runs in parts.
+
+    Args:
+        what: That is done there, such as "the parts are read".
+    """
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--on-set",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Set an option of the executor, as YAML; can be repeated.",
+        )(function)
+        return click.option(
+            "--on",
+            metavar="EXECUTOR",
+            help=f"Where {what}, such as ray. [default: here, one by one]",
+        )(function)
+
+    return add
+
+
 class Command(click.Command):
     """A command with what is said when it is interrupted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def perform(
                 running -= 1
                 progress.advance(1, name)
         progress.finish()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsPlace:
+    """Where parts of a verb run.
+
+    Attributes:
+        on: Name of the executor.
+        on_set: Its options.
+    """
+
+    on: str
+    on_set: Settings = None
+
+    def reach(self) -> None:
+        """Raise what `perform` would raise before the first part: KannaError, or UsageError."""
+        with _opened(self.on, self.on_set, lambda _: None):
+            pass
+
+    def perform(self, tasks: Sequence[StepTask], *, progress: Progress, what: str) -> None:
+        """As `perform` of this module."""
+        perform(self.on, self.on_set, tasks, progress=progress, what=what)
 
 
 @contextmanager

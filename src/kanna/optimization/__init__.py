@@ -16,6 +16,7 @@ from kanna.adapters import AdapterWeights, weights
 from kanna.calibration import TOKENS
 from kanna.calibration.devices import check_device
 from kanna.errors import UsageError
+from kanna.executors.parts import PartsPlace, Settings
 from kanna.hardware import targets
 from kanna.optimization import adapters, pipeline
 from kanna.optimization.context import Context
@@ -63,6 +64,8 @@ def optimize(
     text: str | Path | None = None,
     windows: int | None = None,
     device: str | None = None,
+    on: str | None = None,
+    on_set: Settings = None,
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -130,6 +133,9 @@ def optimize(
         windows: Of 512 tokens to evaluate; None: as `evaluate` does.
         device: `cpu`, `cuda` or `mps`, where to calibrate, measure, correct and tune; values are
             chosen there, too, where it is named. None: an accelerator when there is one.
+        on: The executor whose machines measure encodings and, of a GGUF, choose values, a layer at
+            a time, such as `ray`; None: this one.
+        on_set: Options of the executor, as a mapping or as texts such as `address=HOST:6379`.
         threads: None: one per physical core.
         revision: Branch, tag or commit of a hub id.
         offline: Use only what is on this machine already.
@@ -196,7 +202,8 @@ def optimize(
         offline=offline,
     )
     check_device(device)
-    resources = Context(threads=threads, device=device, progress=shown(progress))
+    place = _place(request, on, on_set)
+    resources = Context(threads=threads, device=device, place=place, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
     if dry_run:
@@ -209,6 +216,21 @@ def optimize(
         result = pipeline.run(request, resources)
         note_result(tracked, result)
         return result
+
+
+def _place(request: OptimizeRequest, on: str | None, on_set: Settings) -> PartsPlace | None:
+    """Where layers are worked on; None: here."""
+    if on is None:
+        if on_set:
+            raise UsageError("--on-set was given, and no executor", expected="--on")
+        return None
+    if request.adapter:
+        raise UsageError(
+            f"--on {on} sends the files of a model, and adapters are merged while it is read",
+            expected="a merged model",
+            todo=f"kanna merge {request.source} {request.adapter[0][0]} -o merged/, and name that",
+        )
+    return PartsPlace(on=on, on_set=on_set)
 
 
 def _named(**options: object) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from kanna._util.bars import duration
 from kanna._util.progress import Progress, Silent
 from kanna.conversion.base import WriteOptions
+from kanna.executors.parts import PartsPlace
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimization.speed import SpeedGoal
@@ -75,6 +76,7 @@ class Context:
     Attributes:
         threads: Threads of runtimes and kernels; None lets each take its default.
         device: Where torch computes; None takes an accelerator when there is one.
+        place: Where layers are measured and values are chosen; None: here.
         progress: Reports how far a stage is.
         on_message: Is given one line when a stage has ended.
         cancelled: Whether to stop; asked before every stage. Finished stages stay on the disk.
@@ -85,6 +87,7 @@ class Context:
 
     threads: int | None = None
     device: str | None = None
+    place: PartsPlace | None = None
     progress: Progress = field(default_factory=Silent)
     on_message: Callable[[str], None] = _ignore
     cancelled: Callable[[], bool] = _never

@@ -249,6 +249,16 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     return job
 
 
+def _reach_place(adapter: Adapter) -> None:
+    """Raise KannaError where layers cannot be worked on, before anything slow begins."""
+    context = adapter.workspace.context
+    if (place := context.place) is None:
+        return
+    place.reach()
+    if not adapter.supports_spreading:
+        context.note(f"--on {place.on} measures encodings; {adapter.format} is written here")
+
+
 def _note(job: Job, budget: Budget) -> None:
     """Note what the user should know before anything is made."""
     adapter, feasible = job.adapter, job.feasible
@@ -298,6 +308,7 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
             expected="--format onnx, which onnxruntime's execution providers compute",
         )
     adapter.check_available()
+    _reach_place(adapter)
 
 
 def _remove_scratch(folder: Path) -> None:

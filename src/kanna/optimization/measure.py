@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings, methods
-from kanna._util.atomic import write_json
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import gradients
-from kanna.calibration.devices import CPU, serves
+from kanna.calibration.devices import CPU
 from kanna.calibration.statistics import Statistics
 from kanna.encodings import Encoding, grid_detection
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.optimization.held_products import HeldProducts
+from kanna.optimization.measured_file import MeasuredFile
 from kanna.plan import roles
 from kanna.plan.allocate import Choice, Option
 
@@ -150,34 +150,66 @@ def measure(
         device: Where errors are multiplied by held-out inputs; encoders run on the CPU. None: an
             accelerator when there is one.
     """
+    file = opened_file(path, statistics, names, device)
+    tensors = matrices(model)
+    remarks = fill(
+        file, model, statistics, tensors, threads=threads, progress=progress, rounding=rounding
+    )
+    return Measured(
+        key=file.key, costs={name: file.costs[name] for name in tensors}, remarks=remarks
+    )
+
+
+def opened_file(
+    path: Path, statistics: Statistics, names: Sequence[str] | None, device: str | None
+) -> MeasuredFile:
+    """The file of costs, with what an earlier run measured; arguments as for `measure`."""
     grads = gradients.read(statistics.folder)
     known = [VALUES, statistics.sha256, sorted(grads), list(names or CANDIDATES), ROWS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    costs: dict[str, dict[str, float]] = {}
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["key"] == key and serves(device, before.get("device", CPU)):
-            costs, device = before["costs"], before.get("device", CPU)
-    except (OSError, ValueError, KeyError):
-        pass
-    tensors = matrices(model)
-    meter = _CostMeter(model, statistics, grads, names, rounding)
-    if not costs.keys() >= set(tensors):
-        meter.products = HeldProducts(device, progress)
-        device = meter.products.device
-        statistics.feedback_device = device
+    file = MeasuredFile(path=path, key=key, names=names, device=device)
+    file.load()
+    return file
+
+
+def fill(
+    file: MeasuredFile,
+    model: Model,
+    statistics: Statistics,
+    tensors: Sequence[str],
+    *,
+    threads: int,
+    progress: Progress,
+    rounding: InputRounding | None,
+) -> list[str]:
+    """Measure what the file does not have yet; what was done where memory of a device ran out.
+
+    Args:
+        file: Gets the costs, and is saved tensor by tensor.
+        model: The source.
+        statistics: Of its inputs.
+        tensors: What is measured.
+        threads: Encodings measured at a time.
+        progress: Where to report.
+        rounding: What the runtime makes of inputs.
+    """
+    meter = _CostMeter(model, statistics, gradients.read(statistics.folder), file.names, rounding)
+    if not file.costs.keys() >= set(tensors):
+        meter.products = HeldProducts(file.device, progress)
+        file.device = meter.products.device
+        statistics.feedback_device = meter.products.device
     progress.start("measure", len(tensors), "tensors")
     with ThreadPoolExecutor(threads) as pool:
         for name in tensors:
-            if name not in costs:
-                costs[name] = meter.costs(name, pool)
-                if (kind := model.tensors[name].dtype) in costs[name]:
-                    costs[name][kind] = 0.0  # carried as it is stored
-                write_json(path, {"key": key, "device": device, "costs": costs})
+            if name not in file.costs:
+                costs = meter.costs(name, pool)
+                if (kind := model.tensors[name].dtype) in costs:
+                    costs[kind] = 0.0  # carried as it is stored
+                file.costs[name] = costs
+                file.save()
             progress.advance(1, name)
     progress.finish()
-    costs = {name: costs[name] for name in tensors}
-    return Measured(key=key, costs=costs, remarks=meter.products.remarks)
+    return meter.products.remarks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

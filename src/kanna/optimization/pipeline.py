@@ -49,6 +49,7 @@ from kanna.optimization.probe import probe as probe_kinds
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult, count_encodings
 from kanna.optimization.search import NAME, search, size_range
+from kanna.optimization.spread.measuring import measure_layers
 from kanna.optimization.stages import stage
 from kanna.optimization.target_check import for_target
 from kanna.optimization.time_budget import chosen
@@ -165,14 +166,15 @@ def gradients(job: Job, calibration: CalibratedSource) -> None:
 @stage("measure", "Every encoding × every matrix → predicted nats")
 def measure(job: Job, calibration: CalibratedSource) -> Measured:
     """Predict what every encoding would cost every matrix."""
-    adapter = calibration.adapter
+    adapter, names = calibration.adapter, job.candidates(calibration.adapter)
+    measure_layers(adapter, names)
     measured = measure_costs(
         job.workspace.model,
         statistics.read(calibration.statistics),
         adapter.file("measure.json"),
         threads=job.context.workers,
         progress=job.context.progress,
-        names=job.candidates(adapter),
+        names=names,
         rounding=adapter.rounding,
         device=job.context.device,
     )

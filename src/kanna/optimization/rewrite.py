@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def rewrite(
     plan: Path | Plan,
     out: Path,
     *,
-    before: Path | None,
+    before: Sequence[Path],
     progress: Progress | None = None,
 ) -> list[str]:
     """Write the very bytes that `convert` would give; returns the tensors that were encoded.
@@ -30,15 +31,15 @@ def rewrite(
         workspace: The source and its statistics.
         plan: A plan, or a file of one.
         out: Is written under another name first, then renamed.
-        before: A file of the same source and statistics by another plan. Tensors are copied from it
-            where the encodings are the same; None: every tensor is encoded.
+        before: Files of the same source and statistics, such as that of another plan. Tensors are
+            copied from them where the encodings are the same.
         progress: Where to report; None: where the run does.
     """
     request = ConversionRequest(
         plan=plan, statistics=workspace.calibrated, device=workspace.context.device
     )
     work = GGUFConversion(workspace.source, workspace.model, out, request)
-    stored = gguf.read(before).tensors if before is not None else {}
+    stored = {name: one for path in before for name, one in gguf.read(path).tensors.items()}
     entries = [_copied(entry, stored.get(entry.name)) for entry in work.resolved.entries]
     encoded = [e.name for e, old in zip(entries, work.resolved.entries, strict=True) if e is old]
     work.resolved = replace(work.resolved, entries=entries)

@@ -45,17 +45,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Read the text in N parts, each by itself, and merge them.",
 )
-@click.option(
-    "--on",
-    metavar="EXECUTOR",
-    help="Where the parts are read, such as ray. [default: here, one by one]",
-)
-@click.option(
-    "--on-set",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Set an option of the executor, as YAML; can be repeated.",
-)
+@options.parts_on("the parts are read")
 @click.option(
     "--gradients",
     is_flag=True,

@@ -157,6 +157,7 @@ if TYPE_CHECKING:
     help="Where to calibrate, measure, choose values, correct and tune: cpu, cuda or mps. "
     "[default: an accelerator when there is one]",
 )
+@options.parts_on("layers are measured, and values of a GGUF chosen")
 @options.threads
 @options.revision
 @options.offline

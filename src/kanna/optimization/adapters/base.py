@@ -72,6 +72,7 @@ class Adapter:
             divergences by kind of text, too.
         takes_provider: Whether an execution provider of onnxruntime computes it.
         supports_tuning: Whether it has a `tuning_subject`.
+        supports_spreading: Whether values of layers are chosen in an executor; all are measured.
         tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
         seconds: That the matrices of a plan may take of a token; None: as many as they like.
     """
@@ -83,6 +84,7 @@ class Adapter:
     supports_local_search: ClassVar[bool] = False
     takes_provider: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
+    supports_spreading: ClassVar[bool] = False
     tuning_bytes: ClassVar[int] = 0
 
     def __init__(self, workspace: Workspace) -> None:

@@ -15,7 +15,7 @@ from kanna._util import own_files
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.calibration.statistics import HELD_TEXT, IMATRIX
-from kanna.comparison.artefacts import make
+from kanna.comparison.artefacts import is_same, make
 from kanna.comparison.planning import planned_row
 from kanna.comparison.rows import Row
 from kanna.conversion import ConversionRequest, Sizes, read_guidance
@@ -36,6 +36,7 @@ from kanna.optimization.probe import kind_of
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.rewrite import rewrite
 from kanna.optimization.search import NAME, SizeRange
+from kanna.optimization.spread.encoding import write_layers
 from kanna.optimization.tuning.training import ScaleTraining
 from kanna.plan import Plan, RuleModel, roles
 from kanna.runtimes.llamacpp import CACHES, RUNTIME
@@ -56,6 +57,7 @@ class GGUFAdapter(Adapter):
     supports_probing = True
     supports_local_search = True
     supports_tuning = True
+    supports_spreading = True
     tuning_bytes = 128
 
     def candidates(self) -> None:
@@ -117,8 +119,11 @@ class GGUFAdapter(Adapter):
     def write(self, spec: ArtefactSpec) -> Row:
         """Write the file, unless the one that is there is what would be written."""
         row = self._row(spec)
-        request = self.request(spec.plan, spec.preset)
-        make(row, request, self.comparison_context(), overwrite=False)
+        request, context = self.request(spec.plan, spec.preset), self.comparison_context()
+        kept = spec.path.exists() and is_same(spec.path, row, request, context)
+        if spec.plan is not None and self.workspace.context.place is not None and not kept:
+            write_layers(self.workspace, spec.plan, spec.path)
+        make(row, request, context, overwrite=False)
         return row
 
     def prober(self, measured: Measured) -> GGUFProber:
@@ -141,7 +146,7 @@ class GGUFAdapter(Adapter):
 
     def rewrite(self, plan: Path, out: Path, before: Path) -> None:
         """Encode again what changed its encoding."""
-        rewrite(self.workspace, plan, out, before=before, progress=Silent())
+        rewrite(self.workspace, plan, out, before=[before], progress=Silent())
 
     def tuning_subject(
         self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows
@@ -201,7 +206,7 @@ class GGUFProber:
                     for n in names
                 ]
                 plan = Plan(name=NAME, encoding="f16", rules=rules)
-                out, before = (path, floor) if names else (floor, None)
+                out, before = (path, [floor]) if names else (floor, [])
                 rewrite(workspace, plan, out, before=before, progress=Silent())
                 return float(scorer.kl(out, progress=Silent()).mean())
 
@@ -228,7 +233,7 @@ class FileSubject:
 
     def write(self, plan: Path, progress: Progress) -> None:
         """Write `out`; only what was tuned is encoded again."""
-        rewrite(self.workspace, plan, self.out, before=self.artefact, progress=progress)
+        rewrite(self.workspace, plan, self.out, before=[self.artefact], progress=progress)
 
     def score(self, training: ScaleTraining, progress: Progress) -> tuple[F64, F64]:
         """Divergence before and after on each trial window, in llama.cpp."""
