@@ -1,6 +1,7 @@
 """Peak memory of `kanna adapt --base-bits 4` on a 1B shape, of the whole process.
 
-    python -m benchmarks.adapt.qlora_memory
+    python -m benchmarks.adapt.qlora_memory               # with the check in llama.cpp at its end
+    python -m benchmarks.adapt.qlora_memory --no-verify   # without
 
 The base has Llama-3.2-1B's shape and is a sparse file of zeros (see common/models.py): memory does
 not depend on the values. Every step reads one text of 512 tokens, all of which are learned.
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-verify", action="store_true")
     options = parser.parse_args()
     base = models.hollow_1b(options.layers)
     home = packages.cache_dir() / "benchmarks" / "qlora"
@@ -38,10 +40,10 @@ def main() -> None:
     try:
         words = ["adapt", base, "--data", _texts(home / "data.jsonl"), "-o", home / "adapter"]
         words += ["--base-bits", 4, "--batch", 1, "--samples", 0, "--device", "cpu"]
-        words += ["--minutes", 600, "--no-verify"]
+        words += ["--minutes", 600, *(["--no-verify"] if options.no_verify else [])]
         words += ["--max-length", options.tokens, "--steps", options.steps]
         words += ["--rank", options.rank, "--threads", options.threads]
-        run = processes.run(processes.kanna(*words))
+        run = processes.run(processes.kanna(*words), children=True)
     finally:
         shutil.rmtree(home)
     row: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from helpers import needs, tiny_adapters
 
 import kanna
 from kanna.cli.main import cli
+from kanna.errors import OutputError
 from kanna.runtimes.base import Availability
 from kanna.training import gate
 from kanna.training.job import AdapterJob
@@ -112,6 +114,33 @@ def test_it_is_the_file_of_the_plan_that_is_checked(home: Path) -> None:
         home / "source", home / "data.jsonl", home / "planned", for_plan="Q8_0", **fast(steps=6)
     )
     assert done.gate["preset"] == "Q8_0" and done.gate["status"] == "proved"
+
+
+def test_a_base_that_is_a_file_is_run_as_it_is(home: Path) -> None:
+    base = home / "base.gguf"
+    kanna.convert(home / "source", base, preset="Q8_0", threads=1)
+    done = kanna.adapt(base, home / "data.jsonl", home / "beside", **fast(steps=6))
+    assert done.gate["preset"] == "" and done.gate["status"] == "proved", done.gate
+    assert done.gate["share"] == pytest.approx(1.0, abs=2e-2)
+    assert "The adapter read again, beside its base" in (home / "beside/report.html").read_text()
+    dora = kanna.adapt(base, home / "data.jsonl", home / "dora", method="dora", **fast(steps=2))
+    assert dora.gate["preset"] == "F16"  # no sum that could be added beside it
+
+
+@pytest.mark.parametrize("planned", [None, "Q8_0"])
+def test_room_for_the_file_is_asked_for_before_anything_is_learned(
+    home: Path, monkeypatch: pytest.MonkeyPatch, planned: str | None
+) -> None:
+    source = kanna.open_source(home / "source")
+    size = kanna.convert(source, preset=planned or "F16", dry_run=True).file_bytes
+    needed = size * (2 if planned else 1)
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    out = home / "no-room"
+    with pytest.raises(OutputError, match="the check at the end writes") as refused:
+        kanna.adapt(source, home / "data.jsonl", out, for_plan=planned, **fast())
+    assert ("--no-verify" in str(refused.value.todo)) == (planned is None)
+    assert not out.exists() and not list(home.glob(".no-room*"))
 
 
 def test_an_adapter_of_mlx_lm_passes_too(home: Path) -> None:

@@ -117,9 +117,10 @@ def _gate(data: Mapping[str, Any]) -> str:
         return ""
     marks = {True: "✓", False: "✗", None: "–"}
     rows = [(marks[check["ok"]], check["name"], check["detail"]) for check in gate["checks"]]
+    where = f"merged into its base as {gate['preset']}" if gate["preset"] else "beside its base"
     caption = (
-        f"The adapter read again, merged into its base as {gate['preset']} and run in llama.cpp, "
-        "against what was measured in training"
+        f"The adapter read again, {where}, and run in llama.cpp, against what was measured in "
+        "training"
     )
     table = small_table(caption, ("", "check", "detail"), rows)
     return f"<h2>In llama.cpp: {gate_word(gate['status'])}</h2>{table}"

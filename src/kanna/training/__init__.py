@@ -28,6 +28,7 @@ from kanna.tracking import TrackRequest
 from kanna.training import aware, objectives, splitting
 from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import HELD_OUT
+from kanna.training.gate_file import GateFile
 from kanna.training.job import REPORT, AdapterJob
 from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult
@@ -139,7 +140,6 @@ def adapt(
         SourceError: The tracking server does not answer.
     """
     begin, progress, out = time.perf_counter(), shown(progress), Path(out)
-    request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
     _refuse_retraining(draft, retrain_draft)
@@ -162,13 +162,13 @@ def adapt(
         base_bits=base_bits,
     )
     of_torch = {"teacher": teacher, "for_plan": for_plan, "device": device, "draft": draft}
-    settings = _with_backend(backend, settings, of_torch)
     read = chosen.read(data)
     parts = splitting.split(read.examples, seed)
+    settings = _with_backend(backend, settings, of_torch)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
     asked = {"source": getattr(source, "given", source), "max_length": max_length}
     with tracking.following(
-        request,
+        TrackRequest(server=track, experiment=experiment, weights=track_weights),
         "adapt",
         out.name,
         unsent=out.with_name(f"{out.name}.untracked.jsonl"),
@@ -182,6 +182,7 @@ def adapt(
         types = StoredTypes.of(opened, str(for_plan)) if for_plan is not None else None
         settings = replace(settings, device=_device(device, settings))
         folder = reference_folder(opened, offline=offline, progress=progress)
+        gate = GateFile(source=opened, folder=folder, method=method, types=types)
         job = AdapterJob(
             source=opened,
             folder=folder,
@@ -194,7 +195,7 @@ def adapt(
             tracked=tracked,
             teacher=_teacher(teacher, settings, offline=offline, progress=progress),
             types=types,
-            verify=verify,
+            gate_file=gate if verify else None,
             draft=_drafts(draft, retrain_draft, folder, settings, offline, progress),
         )
         return job.run(out, begin, progress)

@@ -1,8 +1,8 @@
 """The gate that a trained adapter passes: does llama.cpp see what was learned?
 
-The adapter is read from the disk again and merged into its base while a GGUF is written. What that
-file says of the held-out examples is set against what was measured while the adapter was trained,
-in another library: a strength that is lost on the way, or a token that ends no turn, shows here.
+The adapter is read from the disk again and brought into llama.cpp (`gate_file`). What that says of
+the held-out examples is set against what was measured while the adapter was trained, in another
+library: a strength that is lost on the way, or a token that ends no turn, shows here.
 """
 
 from __future__ import annotations
@@ -15,24 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from kanna import conversion, families
+from kanna import families
 from kanna._util import own_files
 from kanna._util.progress import Progress
-from kanna.adapters import merged_source, open_adapter
 from kanna.checks import Check, gate_status
-from kanna.conversion import ConversionRequest, WriteOptions
 from kanna.errors import KannaError
 from kanna.evaluation.divergence import F64
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
-from kanna.sources import Source, open_source
+from kanna.training.gate_file import GateFile
 from kanna.training.held_answers import ROOM, HeldPrompt, answer
-from kanna.training.planned_values import StoredTypes
 from kanna.training.run import TrainingRun
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample, TokenizedPair
 from kanna.verification import retention, tokens
 
-_PRESET = "F16"
 _MOST_TOKENS, _FEWEST = 1 << 14, 8
 """Tokens of held-out records that are read, and records that are read even if they have more."""
 _SAME = 2e-3
@@ -48,7 +44,7 @@ class AdapterGate:
     """What became of the checks.
 
     Attributes:
-        preset: What the adapter was merged into, or the plan's file.
+        preset: What the adapter was merged into, or the plan's file; "": it lay beside its base.
         checks: In the order they were made.
         share: (base − runtime) / (base − tuned) on the held-out records; None: nothing was gained,
             or it was not measured.
@@ -81,38 +77,29 @@ class AdapterCase:
     """An adapter that was trained, and what it is held to.
 
     Attributes:
-        source: The base model.
-        folder: The same as a folder of Hugging Face with floats.
+        file: How it comes into llama.cpp.
         adapter: The adapter on the disk.
         held_out: Held-out records in tokens.
         run: What was measured of them.
         prompts: Held-out prompts with tools.
         calls: How many of them were answered by a valid call as trained; None: not asked.
         chats: Makes tokens of the prompts.
-        types: What the adapter was trained for; None: 16 bits.
         scratch: A folder for the file, removed in the end.
         threads: Threads to use.
         progress: Where progress is reported.
     """
 
-    source: Source
-    folder: Path
+    file: GateFile
     adapter: Path
     held_out: Sequence[TokenizedExample | TokenizedPair]
     run: TrainingRun
     prompts: Sequence[HeldPrompt]
     calls: int | None
     chats: ChatTokenizer
-    types: StoredTypes | None
     scratch: Path
     threads: int
     progress: Progress
     _begin: float = field(init=False, default_factory=time.perf_counter)
-
-    @property
-    def preset(self) -> str:
-        """What the file is written in."""
-        return self.types.name if self.types else _PRESET
 
     def check(self) -> AdapterGate:
         """Make every check; what cannot be made here is said, and nothing is raised for it."""
@@ -120,12 +107,12 @@ class AdapterCase:
         if not here.ok:
             why = f"{here.remark}: {here.how_to_install}"
             made = [Check(name=name, ok=None, detail=why) for name in self._names]
-            return AdapterGate(preset=self.preset, checks=made)
+            return AdapterGate(preset=self.file.preset, checks=made)
         try:
             return self._checked()
         except KannaError as error:
             failed = Check(name="file", ok=False, detail=error.found)
-            return AdapterGate(preset=self.preset, checks=[failed])
+            return AdapterGate(preset=self.file.preset, checks=[failed])
         finally:
             own_files.remove(self.scratch)
 
@@ -134,14 +121,18 @@ class AdapterCase:
         return NAMES if self.prompts else NAMES[:-1]
 
     def _checked(self) -> AdapterGate:
-        base = self.source if self.source.kind == "hf" else open_source(self.folder)
-        tuned = merged_source(base, [(open_adapter(self.adapter), 1.0)])
-        path = self._written(tuned)
+        tuned = self.file.tuned(self.adapter)
         held = _within(self.held_out)
         longest = max(len(one.ids) for record in held for one in _sequences(record))
         asked = max((len(self._ids(one)) for one in self.prompts), default=0) + ROOM
         context = max(256, longest, asked if self.prompts else 0)
-        with LLAMA.open(path, context=context, threads=self.threads) as engine:
+        with self.file.open(
+            self.adapter,
+            self.scratch,
+            context=context,
+            threads=self.threads,
+            progress=self.progress,
+        ) as engine:
             model = families.load_model(tuned)
             checks = [
                 tokens.check_tokenizer(tuned, model, engine),
@@ -153,7 +144,7 @@ class AdapterCase:
             checks.append(_retained(measured))
             checks += self._called(engine)
         return AdapterGate(
-            preset=self.preset,
+            preset=self.file.preset,
             checks=checks,
             share=measured.share,
             interval=measured.interval,
@@ -163,20 +154,6 @@ class AdapterCase:
             examples=len(held),
             seconds=time.perf_counter() - self._begin,
         )
-
-    def _written(self, tuned: Source) -> Path:
-        """The file with the adapter merged in."""
-        path = self.scratch / "tuned.gguf"
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        plan = self.types.plan if self.types else None
-        conversion.convert(
-            tuned,
-            path,
-            ConversionRequest(plan=plan, preset=None if plan else self.preset),
-            format="gguf",
-            options=WriteOptions(threads=self.threads, progress=self.progress),
-        )
-        return path
 
     def _kept(self, held: Sequence[TokenizedExample | TokenizedPair], engine: Engine) -> _KeptGain:
         self.progress.start("gate", len(held), "examples")

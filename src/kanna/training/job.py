@@ -15,6 +15,7 @@ from typing import Any
 from kanna import __version__
 from kanna._util.atomic import write_json, write_text
 from kanna._util.progress import Progress
+from kanna.calibration import devices
 from kanna.errors import UsageError
 from kanna.formats import folder_files
 from kanna.formats.stream import replacing
@@ -41,6 +42,7 @@ from kanna.training.aware import AwareOutcome, AwarePhase
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import HELD_OUT, Examples
+from kanna.training.gate_file import GateFile
 from kanna.training.held_answers import calling_prompts
 from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult, gate_notes
@@ -102,7 +104,7 @@ class AdapterJob:
     tracked: TrackedRun
     teacher: TeacherModel | None = None
     types: StoredTypes | None = None
-    verify: bool = True
+    gate_file: GateFile | None = None
     draft: DraftPhase | None = None
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
@@ -121,6 +123,8 @@ class AdapterJob:
         )
         _refuse_nothing(training, held_out, chats)
         lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
+        if self.gate_file is not None:
+            self.gate_file.require_room(out, progress)
         checkpoints = Checkpoints(self._unfinished(out), self.settings.backend)
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
@@ -139,7 +143,7 @@ class AdapterJob:
             )
             learn = self._by_mlx if self.settings.backend == MLX else self._by_torch
             trained = learn(task)
-            gate = self._gate(task, trained) if self.verify else {}
+            gate = self._gate(task, trained, self.gate_file) if self.gate_file else {}
             result = self._result(out, begin, chats, training, trained, gate)
             self._report(folder, result)
         checkpoints.remove()  # the adapter is in its place
@@ -175,7 +179,7 @@ class AdapterJob:
         changed["costs"]["predicted_bytes"] = predicted
         changed["aware"] = outcome.to_dict() if outcome else {}
         calls = None
-        if self.verify and (prompts := calling_prompts(wanted, task.chats)):
+        if self.gate_file and (prompts := calling_prompts(wanted, task.chats)):
             calls = examination.valid_calls(adapted, task.chats, prompts)
         self._write(partial(self._save, adapted), task.folder)
         if self.draft is not None:
@@ -207,21 +211,21 @@ class AdapterJob:
         self._write(partial(training.save, run, self.source.given), task.folder)
         return _Trained(run=run, changed=changed)
 
-    def _gate(self, task: _Learning, trained: _Trained) -> dict[str, Any]:
+    def _gate(self, task: _Learning, trained: _Trained, file: GateFile) -> dict[str, Any]:
         """What llama.cpp makes of the adapter that was written."""
         from kanna.training import gate  # loads what verifies files
 
+        if self.settings.backend == TORCH:
+            devices.release()  # the model that was trained: the runtime needs the room
         wanted = objectives.get(self.settings.objective).wanted(self.split.held_out)
         case = gate.AdapterCase(
-            source=self.source,
-            folder=self.folder,
+            file=file,
             adapter=task.folder,
             held_out=task.held_out,
             run=trained.run,
             prompts=calling_prompts(wanted, task.chats),
             calls=trained.calls,
             chats=task.chats,
-            types=self.types,
             scratch=task.checkpoints.folder / "gate",
             threads=self.threads,
             progress=task.progress,

@@ -158,7 +158,8 @@ def _gate_facts(gate: dict[str, Any]) -> list[tuple[str, str]]:
     low_high = gate["interval"]
     around = f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else ""
     value = f"{gate['share']:.1%}{around} of the gain, loss {gate['runtime_loss']:.4f}"
-    return [(f"Kept in llama.cpp, {gate['preset']}", f"{value}; {gate_word(gate['status'])}")]
+    where = gate["preset"] or "beside the base"
+    return [(f"Kept in llama.cpp, {where}", f"{value}; {gate_word(gate['status'])}")]
 
 
 def _aware_facts(outcome: dict[str, Any]) -> list[tuple[str, str]]:
