@@ -348,6 +348,27 @@ SWAPS = [
 ]
 
 
+SPEED = {
+    "objective": "balanced",
+    "floor": 45.0,
+    "basis": "measured",
+    "machine": "Some processor",
+    "threads": 4,
+    "error": 0.11,
+    "rows": [
+        {"name": "optimized", "bytes": 95e6, "kl": 0.021, "predicted": 46.1, "measured": 44.0},
+        {"name": "Q4_K_M", "bytes": 104e6, "kl": 0.055, "predicted": 45.2, "measured": 47.5},
+        {"name": "plain optimum", "bytes": 95e6, "kl": 0.02, "predicted": 40.0, "measured": None},
+        {"name": "IQ4_XS", "bytes": None, "kl": None, "predicted": 39.0, "measured": 38.0},
+    ],
+    "curve": [
+        {"tokens_per_second": 36.0 + i, "bytes": int(95e6 - 1e6 * i), "kl": 0.018 * 1.09**i}
+        for i in range(15)
+    ],
+}
+"""What is said of speed: files as predicted and measured, and plans at every speed."""
+
+
 @pytest.fixture
 def optimized(data: dict[str, Any]) -> dict[str, Any]:
     """What `optimize` adds: two plans of a deep model, a curve, kinds of text, two trials."""
@@ -392,6 +413,7 @@ def optimized(data: dict[str, Any]) -> dict[str, Any]:
             ],
         },
         "swaps": SWAPS,
+        "speed": SPEED,
         "times": [_taken("calibrate", 71.0, 65.5), _taken("report", 3.0, None)],
     }
     return data
@@ -419,6 +441,10 @@ def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str,
     assert "token_embd: Q6_K" in page and "Preset IQ4_XS: 88.0 MB, predicted" in page
     assert "0.11000" in page and "0.22000" in page and "3 of languages" in page
     assert "× 1.60" in page and "nothing was fitted to" in page
+    speed = page.partition("<h2>Speed</h2>")[2].partition("<h2>")[0]
+    assert speed.count('class="ring"') == 2 * (2 + 1), "what was measured, and the legend"
+    assert speed.count('class="floor"') == 2 * (1 + 1) and "least speed, 45" in speed
+    assert "Q4_K_M, 104.0 MB" in speed, "bytes are the third axis"
     times = page.partition("<h2>Time</h2>")[2].partition("</table>")[0]
     assert times.count("<tr>") == 2 and "calibrate" in times, "what has not ended has no row"
     assert all(words in times for words in ("1 min 11 s", "1 min 06 s", "2 min 22 s", "2 min 11 s"))
@@ -447,7 +473,7 @@ def test_cells_of_a_plan_can_be_read() -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    ("device", "width", "height"), [("desktop", 1280, 3000), ("phone", 390, 4300)]
+    ("device", "width", "height"), [("desktop", 1280, 3700), ("phone", 390, 4600)]
 )
 def test_an_optimization_in_a_real_browser(
     optimized: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from kanna._util.units import format_size
 from kanna.escaping import html_text
-from kanna.report.plot import NARROW, SMALLEST_KL, WIDE, Axes, Box, Frame, cut_ticks, place, text
+from kanna.report.plot import (
+    NARROW,
+    SMALLEST_KL,
+    WIDE,
+    Axes,
+    Box,
+    Frame,
+    cut_ticks,
+    line,
+    place,
+    text,
+)
 from kanna.report.tables import small_table
 
 _NONE = "–"
@@ -21,16 +33,15 @@ def speeds(speed: dict[str, Any] | None) -> str:
         ("file", "size", "KL divergence", "tokens/s predicted", "measured", "predicted ÷ measured"),
         (_file(row) for row in speed["rows"]),
     )
-    points = speed["curve"]
     plans = small_table(
         "Plans of this size at other speeds: the least divergence, as predicted.",
         ("tokens/s", "bytes of matrices", "KL divergence"),
         (
             (f"{p['tokens_per_second']:.4g}", format_size(p["bytes"]), f"{p['kl']:.3g}")
-            for p in points
+            for p in speed["curve"]
         ),
     )
-    return files + _chart(points, speed["rows"]) + plans
+    return files + _chart(speed) + plans
 
 
 def _caption(speed: dict[str, Any]) -> str:
@@ -57,43 +68,96 @@ def _file(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _chart(points: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
-    """Tokens per second across, KL divergence up: plans as predicted, files as measured."""
-    planned = [(p["tokens_per_second"], max(p["kl"], SMALLEST_KL)) for p in points]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A file in the chart: its label, its KL divergence, tokens/s predicted and measured."""
+
+    label: str
+    kl: float
+    predicted: float
+    measured: float | None
+
+
+def _chart(speed: dict[str, Any]) -> str:
+    """Tokens per second across, KL divergence up, bytes in the labels: plans and files."""
+    planned = [(p["tokens_per_second"], max(p["kl"], SMALLEST_KL)) for p in speed["curve"]]
     if len({round(x, 6) for x, _ in planned}) < 2:
         return ""
     made = [
-        (r["name"], r["predicted"], max(r["kl"], SMALLEST_KL))
-        for r in rows
+        _File(
+            label=r["name"] + (f", {format_size(r['bytes'])}" if r["bytes"] else ""),
+            kl=max(r["kl"], SMALLEST_KL),
+            predicted=r["predicted"],
+            measured=r["measured"],
+        )
+        for r in speed["rows"]
         if r["predicted"] and r["kl"] is not None
     ]
-    return "\n".join(_draw(planned, made, frame) for frame in (WIDE, NARROW))
+    return "\n".join(_draw(planned, made, speed["floor"], frame) for frame in (WIDE, NARROW))
 
 
 def _draw(
-    planned: list[tuple[float, float]], made: list[tuple[str, float, float]], frame: Frame
+    planned: list[tuple[float, float]], made: list[_File], floor: float | None, frame: Frame
 ) -> str:
-    every = planned + [(x, y) for _, x, y in made]
-    across, up = [x for x, _ in every], [y for _, y in every]
+    across = [x for x, _ in planned] + [f.predicted for f in made]
+    across += [f.measured for f in made if f.measured] + ([floor] if floor else [])
+    up = [y for _, y in planned] + [f.kl for f in made]
     ticks = cut_ticks(min(across) * 0.98, max(across) * 1.02, 6 if frame is WIDE else 4)
     axes = Axes(frame=frame, x_ticks=ticks, low=min(up) * 0.7, high=max(up) * 1.4)
     name = f"speeds-{frame.name}"
-    title = "KL divergence by tokens per second"
-    words = "; ".join(f"{label}: {x:.4g} tokens/s, {y:.3g} nats" for label, x, y in made)
+    words = "; ".join(f"{f.label}: {f.predicted:.4g} tokens/s, {f.kl:.3g} nats" for f in made)
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
         f'aria-labelledby="title-{name} desc-{name}">',
-        f'<title id="title-{name}">{title}</title>',
+        f'<title id="title-{name}">KL divergence by tokens per second</title>',
         f'<desc id="desc-{name}">{html_text(words)}</desc>',
-        *axes.draw("tokens/s generated, predicted", "KL divergence, nats"),
+        *axes.draw("tokens/s generated (right is faster)", "KL divergence, nats (down is closer)"),
     ]
+    if floor:
+        parts.append(line("floor", (axes.x(floor), frame.top), (axes.x(floor), frame.base)))
     path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in planned)
     parts.append(f'<polyline class="planned" points="{path}"/>')
-    spots = [(axes.x(x), axes.y(y)) for x, y in every]
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    for label, x, y in made:
-        cx, cy = axes.x(x), axes.y(y)
+    parts += _marks(made, [(axes.x(x), axes.y(y)) for x, y in planned], axes)
+    return "\n".join([*parts, _legend(frame, floor), "</svg>"])
+
+
+def _marks(made: list[_File], plans: list[tuple[float, float]], axes: Axes) -> list[str]:
+    """Each file where it was predicted, with a line to where it was measured; then the labels."""
+    frame, parts = axes.frame, list[str]()
+    taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in plans]
+    for file in made:
+        cx, cy = axes.x(file.predicted), axes.y(file.kl)
+        taken.append((cx - 7, cy - 7, cx + 7, cy + 7))
+        if file.measured:
+            at = axes.x(file.measured)
+            taken.append((min(cx, at) - 7, cy - 7, max(cx, at) + 7, cy + 7))
+            parts += [line("span", (cx, cy), (at, cy)), _measured(at, cy)]
         parts.append(f'<circle class="mark" cx="{cx:.1f}" cy="{cy:.1f}" r="7"/>')
-        left, base = place(label, cx, cy, 7, taken, frame)
-        parts.append(text(left, base, label, "label", "start"))
-    return "\n".join([*parts, "</svg>"])
+    for file in made:
+        cx, cy = axes.x(file.predicted), axes.y(file.kl)
+        left, base = place(file.label, cx, cy, 7, taken, frame)
+        parts.append(text(left, base, file.label, "label", "start"))
+    return parts
+
+
+def _measured(x: float, y: float) -> str:
+    return f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
+
+
+def _legend(frame: Frame, floor: float | None) -> str:
+    """What lines and marks mean."""
+    rows = ["plans of this size, predicted", "a file, predicted", "measured"]
+    rows += [f"least speed, {floor:.4g}"] if floor else []
+    across = (0, 240, 410, 540) if frame is WIDE else (0, 0, 0, 0)
+    parts: list[str] = []
+    for number, (words, step) in enumerate(zip(rows, across, strict=False)):
+        at = frame.left + step
+        y = frame.height - 26 if frame is WIDE else frame.base + 52 + number * 15
+        marks = (
+            line("planned", (at, y), (at + 22, y)),
+            f'<circle class="mark" cx="{at + 11}" cy="{y}" r="6"/>',
+            _measured(at + 11, y),
+            line("floor", (at, y), (at + 22, y)),
+        )
+        parts += [marks[number], text(at + 30, y + 4, words, "tick", "start")]
+    return "".join(parts)

@@ -55,6 +55,7 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .chart .dot[fill=none] { stroke: var(--muted); stroke-width: 1.5; }
 .chart .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
 .chart .planned { fill: none; stroke: var(--accent); stroke-width: 2; }
+.chart .span { stroke: var(--muted); stroke-width: 1.5; }
 .chart .preset { fill: var(--warn); stroke: var(--panel); stroke-width: 1; }
 .chart .mark { fill: var(--ink); stroke: var(--panel); stroke-width: 1.5; }
 .chart .best-mark { fill: var(--accent); stroke: var(--ink); }
