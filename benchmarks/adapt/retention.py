@@ -45,7 +45,6 @@ from kanna.training import examples
 from kanna.training.tokens import ChatTokenizer
 from kanna.verification.retention import BesideBase, RetentionCase, measure
 
-MODELS = (*models.NAMES, "stories_wide")
 _GENERAL_TOKENS = 12_288
 """Of general text that llama-imatrix reads."""
 _MAX_LENGTH = 256
@@ -58,7 +57,7 @@ _ANSWER = 64
 
 def main() -> None:
     parser = arguments.parser(__doc__)
-    parser.add_argument("--model", choices=MODELS, default="widened")
+    parser.add_argument("--model", choices=models.NAMES, default="widened")
     parser.add_argument("--domain", choices=domains.DOMAINS, default="tools")
     parser.add_argument("--count", type=int, default=320, help="examples to train on")
     parser.add_argument("--judging", type=int, default=64, help="examples to judge by")

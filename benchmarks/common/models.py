@@ -42,7 +42,15 @@ import kanna
 from kanna.sources import packages
 
 SEED = 20260101
-NAMES = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered", "small_moe")
+NAMES = (
+    "widened",
+    "dithered",
+    "stories",
+    "stories_wide",
+    "gemma3",
+    "gemma3_dithered",
+    "small_moe",
+)
 """The models that `optimize` is measured on."""
 HIDDEN, WIDE = 576, 768
 """Width of SmolLM2-135M's residual stream, and of the widened one."""

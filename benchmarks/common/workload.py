@@ -178,7 +178,9 @@ class Workload:
         """Token ids of the windows to score on, by kind of text."""
         length = min(WINDOW, int(self.model.meta("{arch}.context_length")))
         count = self.options.windows
-        by_kind = evaluation_text.by_kind(self.model, stories=self.options.model == "stories")
+        by_kind = evaluation_text.by_kind(
+            self.model, stories=self.options.model.startswith("stories")
+        )
         result: dict[str, list[np.ndarray]] = {}
         for kind, text in by_kind.items():
             encoded = self.tokenizer.encode(text[: 40_000 * count], add_special_tokens=False)

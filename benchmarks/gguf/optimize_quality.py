@@ -118,7 +118,7 @@ class Comparison:
         names = optimize_stages.WITHOUT_BUDGET
         self.stages = {name: self.cached(name, self._stage, name) for name in names}
         self.matrix = self._imatrix()
-        stories = options.model == "stories"
+        stories = options.model.startswith("stories")
         asked = models.stories_text() if stories else packages.wikitext("valid")
         self.questions = multiple_choice.questions(
             asked.read_text(encoding="utf-8"), options.questions

@@ -37,7 +37,7 @@ def score(
     return evaluate_many(
         files,
         reference=exact,
-        text=models.stories_text() if options.model == "stories" else None,
+        text=models.stories_text() if options.model.startswith("stories") else None,
         extent=Extent(windows=options.windows),
         threads=options.threads,
     )

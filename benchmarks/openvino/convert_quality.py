@@ -90,9 +90,9 @@ def measured(source: str | Path, folder: Path, given: Any) -> list[dict[str, Any
                 statistics=statistics if with_statistics else None,
             )
     kinds = evaluation_text.files(
-        load_model(open_source(source)), folder, stories=given.model == "stories"
+        load_model(open_source(source)), folder, stories=given.model.startswith("stories")
     )
-    context = 256 if given.model == "stories" else 512
+    context = 256 if given.model.startswith("stories") else 512
     rows = [
         {"folder": name, "MB": (path / "openvino_model.bin").stat().st_size / 1e6}
         for name, path in made.items()

@@ -1,0 +1,202 @@
+"""The closest file at equal bytes, beside other tools that make GGUFs by measurement.
+
+    python -m benchmarks.gguf.plan_peers --peers auto-round
+    python -m benchmarks.gguf.plan_peers --peers quantprobe,pollard --pollard pollard-weights/tools
+
+auto-round tunes the rounding of every block by signed gradient descent (`iters 200`, `alg_ext`: its
+best recipe), or searches scales (`iters 0`); quantprobe crushes bands of layers to 2 bits, measures
+each, and protects the worst; Pollard Weights does so by kind of matrix and fills a budget. All read
+the calibration text that kanna's statistics are made from; the two that take an importance matrix
+get llama-imatrix's of it. Ours is the plan of `kanna optimize` within the peer's bytes, its values
+by `gptq`, nothing tuned. Scored as in optimize_quality.py. The tools of PyPI live in environments
+of their own, made on first use; Pollard Weights is on GitHub alone, and is run from its checkout.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import evaluation_text, llamacpp, processes, tables, workload
+from benchmarks.common.optimize_stages import StageRunner
+from benchmarks.common.processes import Run
+from benchmarks.common.workload import Workload
+
+from kanna.evaluation import Extent, evaluate_many
+from kanna.sources import packages
+
+REQUIREMENTS = {
+    "auto-round": ("auto-round==0.16.1", "torch==2.13.0", "gguf", "sentencepiece"),
+    "quantprobe": ("quantprobe==1.37.0",),
+}
+SCHEMES = ("q2_k_s", "q3_k_s", "q4_k_m")
+"""Of auto-round's GGUF schemes."""
+BUDGETS = ("Q2_K", "Q3_K_M", "Q4_K_M")
+"""Presets of llama-quantize whose bytes Pollard Weights fills."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerTools:
+    """One model, and where the tools are.
+
+    Attributes:
+        work: The model and its text.
+        matrix: llama-imatrix's matrix of the calibration text.
+        pollard: The folder of the scripts of Pollard Weights.
+    """
+
+    work: Workload
+    matrix: Path
+    pollard: Path | None = None
+
+    def auto_round(self) -> Iterator[tuple[str, Path, Run]]:
+        """A file of every scheme, by both of its ways."""
+        program = _environment("auto-round") / "auto-round"
+        text = self.work.calibration_text()
+        for scheme in SCHEMES:
+            for way, more in (("iters 200", ["--enable_alg_ext"]), ("iters 0", [])):
+                folder = self._folder(f"auto-round-{scheme}-{way[6:]}")
+                command = [program, "--model", self.work.hf_folder(), "--output_dir", folder]
+                command += ["--scheme", f"gguf:{scheme}", "--format", f"gguf:{scheme}"]
+                command += ["--dataset", text.rows, "--nsamples", text.count, "--seqlen"]
+                command += [text.window - 1, "--iters", way[6:], "--device_map", "cpu", *more]
+                run = _run(command, HF_HUB_OFFLINE="1")
+                yield f"{scheme}, {way}", _largest(folder), run
+
+    def quantprobe(self) -> Iterator[tuple[str, Path, Run]]:
+        """The one file that it recommends."""
+        folder = self._folder("quantprobe")
+        command = [_environment("quantprobe") / "quantprobe", "probe", "--gguf", self.work.path]
+        command += ["--eval", self.work.calibration_text().plain, "--imatrix", self.matrix]
+        command += ["--llama-dir", llamacpp.tool("llama-quantize").parent, "--ngl", 0]
+        command += ["--workdir", folder, "--apply", "--out", folder / "out.gguf", "--yes"]
+        run = _run(command)
+        yield "recommended", folder / "out.gguf", run
+
+    def pollards(self) -> Iterator[tuple[str, Path, Run]]:
+        """A file for every budget, of one measurement."""
+        if self.pollard is None:
+            raise SystemExit("--pollard: say where its scripts are")
+        folder = self._folder("pollard")
+        measured = folder / "sensitivity.json"
+        tool = {name: llamacpp.tool(name) for name in ("llama-quantize", "llama-perplexity")}
+        common = ["--gguf", self.work.path, "--imatrix", self.matrix]
+        common += ["--llama-quantize", tool["llama-quantize"]]
+        command = [sys.executable, self.pollard / "pollard_sensitivity.py", *common]
+        command += ["--eval", self.work.calibration_text().plain, "--out", measured]
+        sensitivity = _run([*command, "--llama-perplexity", tool["llama-perplexity"]])
+        for preset in BUDGETS:
+            like, out = folder / "like.gguf", folder / f"{preset}.gguf"
+            processes.run(
+                llamacpp.quantize(
+                    self.work.path, like, preset, threads=self.work.threads, imatrix=self.matrix
+                )
+            )
+            command = [sys.executable, self.pollard / "pollard_fit.py", *common, "--out", out]
+            command += ["--sensitivity", measured, "--reserve", 0]
+            fit = _run([*command, "--ram", like.stat().st_size / 1e9])
+            yield f"{preset}'s bytes", out, processes.in_sequence([sensitivity, fit])
+
+    def _folder(self, name: str) -> Path:
+        folder = self.work.folder / "peers" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+
+PEERS: dict[str, Callable[[PeerTools], Iterator[tuple[str, Path, Run]]]] = {
+    "auto-round": PeerTools.auto_round,
+    "quantprobe": PeerTools.quantprobe,
+    "pollard": PeerTools.pollards,
+}
+
+
+def main() -> None:
+    parser = workload.parser(__doc__, windows=5)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--pollard", type=Path, help="the folder tools of a checkout")
+    parser.set_defaults(model="stories_wide")
+    options = parser.parse_args()
+    work = Workload(options)
+    stages = StageRunner(
+        path=work.path,
+        statistics=work.statistics(),
+        threads=options.threads,
+        tokens=options.tokens,
+    )
+    text = work.calibration_text()
+    matrix = work.folder / "imatrix.gguf"
+    if not matrix.exists():
+        llamacpp.make_imatrix(work.path, text.plain, matrix, ["-c", text.window, "-t", 2])
+    tools = PeerTools(work=work, matrix=matrix, pollard=options.pollard)
+    rows: list[dict[str, Any]] = []
+    for peer in options.peers.split(","):
+        for kind, theirs, run in PEERS[peer](tools):
+            rows.append({"peer": peer, "file": kind, **_beside(stages, work, theirs, run)})
+            tables.print_rows(rows[-1:], options.json)
+    tables.print_rows(rows, options.json)
+
+
+def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict[str, Any]:
+    """A peer's file beside ours of at most its bytes."""
+    plan, ours = work.folder / "peers" / "plan.json", work.folder / "peers" / "ours.gguf"
+    stages.run("allocate", theirs.stat().st_size, plan)
+    stages.write(plan, ours)
+    kl = _divergences(work, [theirs, ours])
+    return {
+        "MB": theirs.stat().st_size / 1e6,
+        "MB ours": ours.stat().st_size / 1e6,
+        "KL": kl[0],
+        "KL ours": kl[1],
+        "ours ÷": kl[1] / kl[0],
+        "CPU s": asdict(run)["cpu"],
+        "peak MB": run.resident / 1e6,
+    }
+
+
+def _divergences(work: Workload, files: list[Path]) -> list[float]:
+    """Mean KL divergence of each file over the kinds of text."""
+    stories = work.options.model.startswith("stories")
+    texts = evaluation_text.files(work.model, work.folder, stories=stories)
+    of = [
+        [
+            result.kl_mean
+            for result in evaluate_many(
+                files,
+                reference=work.path,
+                text=text,
+                extent=Extent(windows=work.options.windows),
+                threads=work.threads,
+            )
+        ]
+        for text in texts.values()
+    ]
+    return [sum(column) / len(of) for column in zip(*of, strict=True)]
+
+
+def _run(command: list[Any], **environment: str) -> Run:
+    return processes.run([str(part) for part in command], children=True, **environment)
+
+
+def _largest(folder: Path) -> Path:
+    return max(folder.rglob("*.gguf"), key=lambda path: path.stat().st_size)
+
+
+def _environment(name: str) -> Path:
+    """The programs of an environment that has a tool."""
+    folder = packages.cache_dir() / "peers" / name
+    if not (folder / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q"]
+        subprocess.run([*install, *REQUIREMENTS[name]], check=True)
+        (folder / "ready").touch()
+    return folder / "bin"
+
+
+if __name__ == "__main__":
+    main()
