@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import longest_first, made_once, wheels
+from helpers import longest_first, made_once, registries, wheels
 from helpers.browser import Browser
 from helpers.making import gguf_file, metadata_of_a_llama
 from helpers.packing import ALL, CHATML
@@ -245,3 +245,18 @@ def packaged(packable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "tiny"
     package(packable, folder, to=ALL, context=256)
     return folder
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of Debian's docker-registry."""
+    with registries.docker_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pulled goes to the test's own folder, and log-ins are looked for there."""
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)

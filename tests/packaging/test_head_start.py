@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,8 @@ from kanna.errors import FormatError, GateError, SourceError
 from kanna.packaging import head_start, prepared
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of Debian's docker-registry."""
-    with registries.docker_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept goes to the test's own folder; every file is worth a head start."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+def every_file_has_a_head_start(own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_start, "WORTH", 1)
 
 

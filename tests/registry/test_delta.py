@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +20,6 @@ from kanna.registry import manifests, piece_lists, reuse
 ROWS, COLUMNS, TENSORS = 256, 256, 24
 EACH = ROWS * COLUMNS * 2
 CHANGED = (3, 4, 17)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of Debian's docker-registry."""
-    with registries.docker_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is pulled goes to the test's own folder."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import json
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import needs, registries
+from helpers import needs
 
 import kanna
 from kanna import oci
@@ -54,21 +54,6 @@ PUBLISHED: dict[str, tuple[str | None, str, str]] = {
     "image": (None, IMAGE_CONFIG, IMAGE_LAYER),
 }
 """Of each layout: the type of the manifest, of its configuration and of a GGUF."""
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of Debian's docker-registry."""
-    with registries.docker_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is pulled goes to the test's own folder."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
 
 
 def get(registry: str, path: str) -> bytes:

@@ -24,12 +24,6 @@ from kanna.registry import stores
 from kanna.registry.stores import ObjectStore
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is pulled goes to the test's own folder."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def proved(tiny_gguf: Path, tmp_path: Path) -> Path:
     """A file with the report of a gate that it passed."""
