@@ -106,7 +106,9 @@ def test_openvino_takes_the_graph_of_codes_whole(made: dict[str, Path]) -> None:
 
 def test_the_environment_names_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(onnx_session.VARIABLE, "qnn")
-    profile = onnx_session.wanted()
+    profile = onnx_session.wanted(Path("model.onnx"))
     assert profile is not None and profile.provider == "QNNExecutionProvider"
     assert placement.variables("QNNExecutionProvider") == {onnx_session.VARIABLE: "qnn"}
     assert placement.variables(None) == {}
+    monkeypatch.setenv(onnx_session.GRAPH, "decode.onnx")
+    assert onnx_session.wanted(Path("model.onnx")) is None

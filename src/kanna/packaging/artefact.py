@@ -50,6 +50,7 @@ class Artefact:
         provenance: What kanna wrote about how the artefact was made.
         mmproj: Path of a vision tower inside the package; None: it reads text alone.
         picture_bytes: Of the states of a picture in that tower.
+        texts: Text of files that lie among its own, by their path inside the package.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Artefact:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     mmproj: str | None = None
     picture_bytes: int = 0
+    texts: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def digest(self) -> str:
@@ -276,7 +278,8 @@ def _described(path: Path, name: str) -> Model:
         ("attention.key_length", "head_dim", "head_size"),
         ("attention.value_length", "head_dim", "head_size"),
         ("feed_forward_length", "intermediate_size", "intermediate_size"),
-        ("attention.sliding_window", "sliding_window", "sliding_window"),
+        # genai's of that name is how graphs of fixed shapes read a prompt.
+        ("attention.sliding_window", "sliding_window", ""),
     ):
         size = LAYERS if key == "block_count" else whole()
         if value := config.get(config_key, size, decoder.get(genai_key, size, 0)):

@@ -5,7 +5,7 @@ A package holds the files of a service, a bill of materials, checksums and a sig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from kanna import formats, signing
 from kanna._util import locks
-from kanna._util.arguments import names
+from kanna._util.arguments import names, several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
@@ -112,6 +112,7 @@ def package(
     sign_key: str | Path | None = None,
     selftest: bool = False,
     mmproj: str | Path | None = None,
+    variant: str | Path | Sequence[str | Path] = (),
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PackageResult:
@@ -136,6 +137,7 @@ def package(
         selftest: Take along a self-test: what the file answers here, and a runner of it that
             needs llama.cpp's server and Python alone.
         mmproj: The vision tower of a GGUF, which is shipped and served with it.
+        variant: Further folders of the same model, for `ortpackage`: one per execution provider.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
 
@@ -160,7 +162,14 @@ def package(
         require_sight(to)
     if sign_key is not None:
         signing.check_key(Path(sign_key))
+    arranging = _arranging(to, several(variant))
     opened = open_artefact(artefact, name=name, offline=offline, progress=shown(progress))
+    if arranging is not None:
+        others = [
+            open_artefact(one, offline=offline, progress=shown(progress))
+            for one in several(variant)
+        ]
+        opened = arranging([opened, *others])
     if mmproj is not None:
         opened = with_tower(opened, mmproj, offline=offline, progress=shown(progress))
     if selftest:
@@ -200,6 +209,8 @@ def _assemble(
     if service.wheel is not None:
         copied[service.wheel.place] = service.wheel.path
     write(folder, texts, copied, artefact.hashes, sign_key)
+    loads = [load for target in to if (load := targets.get(target).loads) is not None]
+    loaded = [note for load in loads for note in load(folder)]
     signature = [signing.FILE] if sign_key else []
     return PackageResult(
         folder=str(folder),
@@ -211,7 +222,7 @@ def _assemble(
         files=sorted([*texts, *copied, checksums.FILE, *signature]),
         usage=usage,
         signed=sign_key is not None,
-        notes=_notes(artefact),
+        notes=[*_notes(artefact), *loaded],
     )
 
 
@@ -249,6 +260,22 @@ def check(
     signed = (path / signing.FILE).is_file()
     state = "good" if key is not None else "not checked" if signed else "none"
     return CheckResult(folder=str(path), files=len(checksums.read(path)), signature=state)
+
+
+def _arranging(
+    to: Sequence[str], variants: Sequence[str | Path]
+) -> Callable[[Sequence[Artefact]], Artefact] | None:
+    """What lays the files of several artefacts out, where a target does."""
+    able = [name for name in targets.names() if targets.get(name).arranges is not None]
+    wanted = [name for name in to if name in able]
+    if variants and not wanted:
+        raise UsageError(
+            f"--variant {variants[0]} is of no use for {', '.join(to)}",
+            expected=f"--to {' or '.join(able)}",
+        )
+    if wanted and len(to) > 1:
+        raise UsageError(f"{wanted[0]} has a layout of its own", expected=f"--to {wanted[0]} alone")
+    return targets.get(wanted[0]).arranges if wanted else None
 
 
 def _with_needs(to: Sequence[str]) -> list[str]:

@@ -44,8 +44,13 @@ def write(
         digests = dict(hashes)
         for place, text in texts.items():
             _write_bytes(partial / place, text.encode())
+        written: dict[str, Path] = {}
         for place, source in copied.items():
-            _copy(source, partial / place)
+            alike = written.setdefault(digests.get(place, place), partial / place)
+            if alike == partial / place:
+                _copy(source, alike)
+            else:
+                _link(alike, partial / place)
         for place in (*texts, *(p for p in copied if p not in digests)):
             digests[place] = checksums.sha256(partial / place)
         _write_bytes(partial / checksums.FILE, checksums.checksums(digests).encode())
@@ -67,6 +72,15 @@ def _write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _link(there: Path, path: Path) -> None:
+    """A file that is in the package already: one on disk where the file system has links."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(there, path)
+    except OSError:
+        _copy(there, path)
 
 
 def _copy(source: Path, path: Path) -> None:

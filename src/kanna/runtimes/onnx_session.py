@@ -15,15 +15,18 @@ from kanna.hardware.providers import Plugin, ProviderProfile
 
 VARIABLE = "KANNA_ONNX_PROVIDER"
 """Names the execution provider of every session of this process and of its children."""
+GRAPH = "KANNA_ONNX_GRAPH"
+"""Names the only graph that is computed there, where others would get in its way: a process holds
+one graph of QNN's on x86-64, and gives the second to the CPU without a word."""
 _CPU = "CPUExecutionProvider"
 _RECORD = "session.record_ep_graph_assignment_info"
 """Without it onnxruntime forgets which provider has which node."""
 
 
-def wanted() -> ProviderProfile | None:
+def wanted(graph: Path) -> ProviderProfile | None:
     """The execution provider that the environment asks for; None: the CPU, as ever."""
-    name = os.environ.get(VARIABLE)
-    return providers.get(name) if name else None
+    name, only = os.environ.get(VARIABLE), os.environ.get(GRAPH)
+    return providers.get(name) if name and only in (None, graph.name) else None
 
 
 def session(lib: Any, graph: Path, threads: int | None) -> Any:
@@ -34,7 +37,7 @@ def session(lib: Any, graph: Path, threads: int | None) -> Any:
         MissingError: The execution provider that the environment asks for is not here.
     """
     check_sizes(graph)
-    return open_session(lib, graph, wanted(), threads=threads)
+    return open_session(lib, graph, wanted(graph), threads=threads)
 
 
 def open_session(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     type=options.NAMES,
-    help="By comma: azureml, compose, docker, kubernetes, ollama, systemd. [default: docker]",
+    help="By comma: azureml, compose, docker, kubernetes, ollama, ortpackage, systemd. "
+    "[default: docker]",
 )
 @click.option("--name", help="Name of the model in the service. [default: of the file]")
 @click.option(
@@ -63,6 +64,14 @@ if TYPE_CHECKING:
     help="The vision tower of a GGUF: shipped with it, and served for chats with pictures.",
 )
 @click.option(
+    "--variant",
+    multiple=True,
+    type=options.MODEL,
+    metavar="FOLDER",
+    help="With --to ortpackage: a further folder of the same model, for another execution "
+    "provider. May be given several times.",
+)
+@click.option(
     "--selftest", is_flag=True, help="Take along a self-test for devices: selftest.py and its data."
 )
 @options.offline
@@ -86,7 +95,17 @@ def package_command(
     from kanna.errors import UsageError
 
     if check:
-        optional = ("to", "name", "context", "image", "wheel", "sign_key", "selftest", "mmproj")
+        optional = (
+            "to",
+            "name",
+            "context",
+            "image",
+            "wheel",
+            "sign_key",
+            "selftest",
+            "mmproj",
+            "variant",
+        )
         given = ["-o"] * (out is not None) + [
             f"--{k.replace('_', '-')}" for k in optional if choices[k]
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile, placement
 from kanna.hardware.threads import choose_threads
 from kanna.model import F32
-from kanna.runtimes.onnx_session import VARIABLE
+from kanna.runtimes.onnx_session import GRAPH, VARIABLE
 
 MOST_KL = 0.05
 """Mean KL divergence in nats, CPU ‖ provider: providers compute floats in 16 bits."""
@@ -80,25 +80,16 @@ def prove(
         )
     by_table = _by_table(folder, profile)
     try:
-        runs, made, reference = _runs(folder, profile, threads, progress or Silent())
+        runs = _runs(folder, list(by_table), profile, threads, progress or Silent())
     except MissingError as error:
         return _unmeasured(profile, by_table, error)
-    checks = [_placed(profile, name, graph) for name, graph in runs[0]["graphs"].items()]
-    _, (scores,) = compare(reference, [made], np.argmax(reference, axis=1))
-    kl = float(scores.kl.mean())
-    checks.append(
-        Check(
-            name=f"{profile.name}: logits",
-            ok=kl <= MOST_KL,
-            detail=f"{len(made)} tokens: KL {kl:.2g} to the CPU's, at most {MOST_KL:g}",
-        )
-    )
+    checks = [check for name, run in runs.items() for check in _held(profile, name, run)]
     return PlacementProof(
         backend=profile.name,
         basis=MEASURED,
         checks=checks,
-        graphs=runs[0]["graphs"],
-        load_s=runs[0]["load_s"],
+        graphs={name: run["graph"] for name, run in runs.items()},
+        load_s=sum(run["load_s"] for run in runs.values()),
     )
 
 
@@ -127,29 +118,49 @@ def require(
 
 
 def _runs(
-    folder: Path, profile: ProviderProfile, threads: int | None, bar: Progress
-) -> tuple[list[dict[str, Any]], F32, F32]:
-    """What runs on the provider and on the CPU came to, and the logits of both."""
+    folder: Path,
+    graphs: Sequence[str],
+    profile: ProviderProfile,
+    threads: int | None,
+    bar: Progress,
+) -> dict[str, dict[str, Any]]:
+    """What each graph on the provider, the others on the CPU, came to; with `kl` to the CPU's."""
     task = {"path": str(folder.absolute()), "threads": threads or choose_threads().count}
-    bar.start(f"run on {profile.name}", 2, "runs")
-    runs: list[dict[str, Any]] = []
-    try:
+    bar.start(f"run on {profile.name}", 1 + len(graphs), "runs")
+
+    def run(on: str, graph: str) -> tuple[dict[str, Any], F32]:
+        bar.advance(0, f"{graph} on {on}")
         with own_files.scratch() as scratch:
-            for number, on in enumerate((profile.name, "cpu")):
-                bar.advance(0, on)
-                runs.append(
-                    ask(
-                        "kanna.offload.providers.worker",
-                        task | {"logits": str(scratch / f"{number}.npy")},
-                        f"computing {folder.name} on {on}",
-                        variables={VARIABLE: on},
-                    )
-                )
-                bar.advance(1)
-            made, reference = (np.load(scratch / f"{number}.npy") for number in (0, 1))
+            logits = scratch / "logits.npy"
+            done = ask(
+                "kanna.offload.providers.worker",
+                task | {"graph": graph, "logits": str(logits)},
+                f"computing {graph} of {folder.name} on {on}",
+                variables={VARIABLE: on, GRAPH: graph},
+            )
+            bar.advance(1)
+            return done, np.load(logits)
+
+    try:
+        runs = {graph: run(profile.name, graph) for graph in graphs}
+        _, reference = run("cpu", graphs[0])
     finally:
         bar.finish()
-    return runs, made, reference
+    top = np.argmax(reference, axis=1)
+    return {
+        graph: done | {"kl": float(compare(reference, [made], top)[1][0].kl.mean())}
+        for graph, (done, made) in runs.items()
+    }
+
+
+def _held(profile: ProviderProfile, name: str, run: Mapping[str, Any]) -> list[Check]:
+    """The checks of one graph: where its nodes are, and its logits."""
+    logits = Check(
+        name=f"{profile.name}: logits, {name}",
+        ok=run["kl"] <= MOST_KL,
+        detail=f"KL {run['kl']:.2g} to the CPU's, at most {MOST_KL:g}",
+    )
+    return [_placed(profile, name, run["graph"]), logits]
 
 
 def _by_table(folder: Path, profile: ProviderProfile) -> dict[str, placement.TablePlacement]:

@@ -22,13 +22,14 @@ PROMPT = 16
 _MOST_NAMED = 12
 
 
-def run(path: str, *, logits: str, threads: int) -> dict[str, Any]:
+def run(path: str, *, graph: str, logits: str, threads: int) -> dict[str, Any]:
     """Read a few tokens at once, and one after them.
 
-    The provider is that of `onnx_session.VARIABLE`.
+    The provider is that of `onnx_session.VARIABLE`, for the graph of `onnx_session.GRAPH`.
 
     Args:
         path: A folder.
+        graph: The file of that graph.
         logits: Where the logits are written, f32 [tokens, vocabulary].
         threads: Threads of the CPU.
     """
@@ -45,7 +46,7 @@ def run(path: str, *, logits: str, threads: int) -> dict[str, Any]:
             "runtime": RUNTIME.available().version,
             "load_s": loaded,
             "seconds": time.perf_counter() - begin,
-            "graphs": {name: assignment(one) for name, one in sessions.items()},
+            "graph": assignment(sessions[graph]),
         }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from kanna.packaging.artefact import Artefact
 from kanna.packaging.libraries import NpmLibrary, none
 from kanna.packaging.service import Service
 from kanna.serving import engines
@@ -24,6 +26,8 @@ class Target:
         installs: Whether kanna is installed where it runs, from the wheel in the package.
         serves: Whether it answers requests over a network; without it, one person asks at a time.
         libraries: Returns what the package takes along to run the model.
+        arranges: Lays the files of several artefacts of one model out; None: it takes one.
+        loads: Has the runtime load a package that is written; returns notes.
     """
 
     title: str
@@ -35,6 +39,8 @@ class Target:
     installs: bool = True
     serves: bool = True
     libraries: Callable[[Service], Sequence[NpmLibrary]] = none
+    arranges: Callable[[Sequence[Artefact]], Artefact] | None = None
+    loads: Callable[[Path], Sequence[str]] | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
