@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
     {"registry"},
     {"conversion", "sizing", "inspection", "storage", "tracking"},
     {"runtimes"},
-    {"evaluation", "benchmark", "generation", "embedding", "offload", "tasks"},
+    {"evaluation", "benchmark", "compilation", "generation", "embedding", "offload", "tasks"},
     {"report"},
     {"runtime"},
     {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kanna.catalog import components as components
     from kanna.comparison import compare as compare
     from kanna.comparison.demonstration import demo as demo
+    from kanna.compilation import compile as compile
     from kanna.diagnosis import doctor as doctor
     from kanna.embedding import embed as embed
     from kanna.errors import KannaError as KannaError
@@ -71,6 +72,7 @@ _WHERE = {
     "calibrate": "kanna.calibration",
     "chat": "kanna.generation",
     "compare": "kanna.comparison",
+    "compile": "kanna.compilation",
     "components": "kanna.catalog",
     "convert": "kanna.verified_conversion",
     "demo": "kanna.comparison.demonstration",
