@@ -42,13 +42,19 @@ WRONG = {
     "a step where a value goes": (
         f"{STEP}  b:\n    verb: convert\n    with: {{source: tiny.gguf, preset: '${{small}}'}}\n",
         8,
-        "preset takes a value, small.artefact is model",
+        "option preset takes a value, small.artefact is of the kind model",
     ),
     "a model where statistics go": (
         f"{STEP}  b:\n    verb: convert\n"
         "    with:\n      source: tiny.gguf\n      statistics: ${small}\n",
         10,
-        "statistics takes statistics, small.artefact is model",
+        "option statistics takes statistics, small.artefact is of the kind model",
+    ),
+    "a file for an option that there is not": (
+        f"{STEP}  b:\n    verb: inspect\n"
+        "    with: {source: tiny.gguf, statistic: '${small}'}\n",
+        8,
+        "unknown name statistic",
     ),
     "an output that there is not": (
         f"{STEP}  b:\n    verb: inspect\n    with:\n      source: ${{small.artifact}}\n",

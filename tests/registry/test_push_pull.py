@@ -349,6 +349,14 @@ def test_odd_names_are_refused(name: str) -> None:
         assert run.exit_code == 1 and "names nothing in a registry" in run.output
 
 
+def test_name_and_digest_are_lines_of_their_own(registry: str, tiny_gguf: Path) -> None:
+    name = f"oci://{registry}/team/lines:v1"
+    run = CliRunner().invoke(cli, ["push", name, str(tiny_gguf), "--unproved"])
+    assert run.exit_code == 0, run.output
+    at = run.output.splitlines().index(name)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", run.output.splitlines()[at + 1])
+
+
 def test_a_dry_run_asks_no_registry(tiny_gguf: Path) -> None:
     name = f"oci://127.0.0.1:{registries.free_port()}/a:v1"
     planned = kanna.push(name, tiny_gguf, unproved=True, dry_run=True)

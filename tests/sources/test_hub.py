@@ -231,6 +231,8 @@ def test_offline(folder: Path, hub: Hub, kanna_cli: Shell, tmp_path: Path) -> No
         and "not in the hub's cache" in run.stderr
         and "without --offline" in run.stderr
     )
+    run = kanna_cli("inspect", REPO, KANNA_OFFLINE="1")
+    assert run.returncode == 1 and "KANNA_OFFLINE forbids to fetch it" in run.stderr
     assert kanna_cli("inspect", REPO).returncode == 0
     run = kanna_cli("convert", REPO, "-o", "out.gguf", "--offline")
     assert run.returncode == 1 and "--offline" in run.stderr, (

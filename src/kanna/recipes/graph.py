@@ -14,6 +14,7 @@ from kanna.recipes import expressions, verbs
 from kanna.recipes.document import Value
 from kanna.recipes.expressions import Condition, ExpressionError
 from kanna.recipes.loading import LoadedRecipe, LoadedStep
+from kanna.recipes.options import model as options_of
 from kanna.recipes.problems import Problems
 from kanna.recipes.values import NameReference, Option, StepOutput, fill, references, rooted
 from kanna.recipes.verbs.base import StepVerb
@@ -205,11 +206,12 @@ def _check_output(
         )
         return
     kind, taken = outputs[name].kind, step.verb.inputs.get(option, frozenset())
+    if not taken and option not in options_of(step.loaded.text.verb).model_fields:
+        return  # an unknown option, which is told with the names of others
     if kind not in taken:
         wanted = " or ".join(sorted(taken)) or "a value"
-        problems.add(
-            place, f"{option} takes {wanted}, {one.name}.{name} is {kind}", expected=wanted
-        )
+        what = f"the option {option} takes {wanted}, {one.name}.{name} is of the kind {kind}"
+        problems.add(place, what, expected=wanted)
 
 
 def _order(graph: RecipeGraph, problems: Problems) -> list[str]:

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kanna._util import outgoing
 from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
@@ -376,6 +377,12 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
         return SourceError(
             f"{where} was not found on the hub, and is no path here",
             todo="check the name; for a private one, run `hf auth login`",
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        variable = outgoing.VARIABLE if outgoing.forbidden() else "HF_HUB_OFFLINE"
+        return SourceError(
+            f"{where} is not on this machine, and {variable} forbids to fetch it",
+            todo=f"fetch it where that is allowed, or unset {variable}",
         )
     if isinstance(error, json.JSONDecodeError):
         return SourceError(f"the hub sent an answer about {where} that is not JSON")

@@ -95,7 +95,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         for place, size in data["files"].items():
             listed.add_row(place, format_size(size))
         screen.print(listed)
-    screen.print(f"{data['reference']}\n{data['digest']}", soft_wrap=True)
+    for line in filter(None, (data["reference"], data["digest"])):
+        screen.print(line, soft_wrap=True)
     notes(screen, data["notes"])
 
 
