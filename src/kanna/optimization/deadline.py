@@ -23,7 +23,7 @@ class Deadline:
     """When a run with a time budget has to have ended; without one, never."""
 
     def __init__(self, job: Job) -> None:
-        self._job, self._began = job, time.monotonic()
+        self._job, self._began = job, time.monotonic() - job.forecast.spent
 
     def allows(self, stage: str) -> bool:
         """Whether a stage fits with all that must follow it; a note says so if not.

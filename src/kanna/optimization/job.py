@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,7 +218,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         Workspace(source=source, model=model, folder=request.out, context=context)
     )
     _check_supported(adapter, request)
-    adapter.follow(speed_goal(request, source, model, context))
+    spent = _follow_speed(request, adapter)
     constraints = adapter.constraints(request)
     constraints.check(model)
     if request.text is not None:
@@ -226,7 +227,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
     feasible = size_range(adapter, choices)
     memory = adapter.memory_budget(request, feasible) if request.memory is not None else None
-    forecast = _forecast(request, adapter)
+    forecast = _forecast(request, adapter, spent)
     request = replace(request, tokens=forecast.extent.tokens, windows=forecast.extent.windows)
     job = Job(
         request=request,
@@ -270,16 +271,31 @@ def _note(job: Job, budget: Budget) -> None:
         )
 
 
-def _forecast(request: OptimizeRequest, adapter: Adapter) -> Forecast:
+def _follow_speed(request: OptimizeRequest, adapter: Adapter) -> float:
+    """Let plans be chosen by speed, where it counts; seconds that measuring took.
+
+    Raises:
+        UsageError: The time budget has no room for measuring and all that follows.
+    """
+    workspace, began = adapter.workspace, time.monotonic()
+    if request.time_budget is not None and request.counts_speed:
+        shapes, rates = shapes_of(workspace.model), machine_rates()
+        choose(request, adapter, shapes, rates, workspace.context.workers)
+        began = time.monotonic()
+    adapter.follow(speed_goal(request, workspace.source, workspace.model, workspace.context))
+    return time.monotonic() - began
+
+
+def _forecast(request: OptimizeRequest, adapter: Adapter, spent: float) -> Forecast:
     """How much is done and what it takes; raises KannaError where time or disk are too short."""
     context, shapes = adapter.workspace.context, shapes_of(adapter.workspace.model)
     accelerator, unknown = accelerator_rates(context.device)
     context.note(*([unknown] if unknown else []))
     rates = replace(machine_rates(), accelerator=accelerator)
-    forecast = choose(request, adapter, shapes, rates, context.workers)
+    forecast = choose(request, adapter, shapes, rates, context.workers, spent=spent)
     check_disk(forecast, request.out)
     context.expected = {one.stage: one.seconds for one in forecast.stages}
-    return forecast
+    return replace(forecast, spent=spent)
 
 
 def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna.benchmark.costs import measure_encodings
+from kanna import formats
+from kanna.benchmark import costs
 from kanna.hardware import encoding_speed, measured_speed
 from kanna.model import Model
+from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.context import Context
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.speed import SpeedGoal
 from kanna.sources import Source
+
+
+def untimed(request: OptimizeRequest, adapter: Adapter) -> int:
+    """How many encodings have to be timed first; 0 where nothing is asked of the speed.
+
+    Args:
+        request: What the user asks for.
+        adapter: Of its format.
+    """
+    if not request.counts_speed or request.speeds is not None or request.chosen_target is not None:
+        return 0
+    model, threads = adapter.workspace.model, adapter.workspace.context.threads
+    table = measured_speed.cached(model, formats.get(request.format), threads)
+    names = costs.get(request.format).encodings(model)
+    return sum(table is None or name not in table.generation for name in names)
 
 
 def speed_goal(
@@ -43,7 +60,7 @@ def speed_goal(
     elif request.chosen_target is not None:
         table = encoding_speed.of_target(request.chosen_target)
     else:
-        table = measure_encodings(
+        table = costs.measure_encodings(
             source, model, request.format, progress=context.progress, threads=context.threads
         )
     if table.shapes and table.shapes != measured_speed.shapes_mark(model):

@@ -18,6 +18,7 @@ from kanna.optimization.forecast.encoding_work import vectors
 from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
+from kanna.optimization.speed_table import untimed
 
 MARGIN = 1.25
 """Predictions may be so far below what is taken: a budget is filled to its part."""
@@ -91,6 +92,7 @@ def extent_of(
         guard_tokens=guard_tokens(request.guard, request.examples),
         cache_tokens=request.context if request.memory is not None else 0,
         compares=adapter.compares,
+        timed=untimed(request, adapter),
     )
 
 
@@ -105,8 +107,18 @@ def choose(
     shapes: ModelShapes,
     rates: MachineRates,
     threads: int,
+    *,
+    spent: float = 0.0,
 ) -> Forecast:
     """What is done and how long it takes: as the request says, or the most that fits its time.
+
+    Args:
+        request: What the user asks for.
+        adapter: Of its format.
+        shapes: Of the model.
+        rates: Of the machine.
+        threads: Cores that are used.
+        spent: Seconds of the time budget that are gone.
 
     Raises:
         UsageError: Nothing fits; it names the least time that is possible.
@@ -118,12 +130,12 @@ def choose(
     least: Forecast | None = None
     for extent in _extents(request, adapter, asked):
         forecast = predict(shapes, extent, rates)
-        if MARGIN * forecast.seconds <= limit:
+        if MARGIN * forecast.seconds <= limit - spent:
             return forecast
         if least is None or forecast.seconds < least.seconds:
             least = forecast
     assert least is not None
-    needed = duration(MARGIN * least.seconds)
+    needed = duration(MARGIN * least.seconds + spent)
     raise UsageError(
         f"a time budget of {duration(limit)}",
         expected=f"at least {needed} on this machine: {words(least.extent)}",

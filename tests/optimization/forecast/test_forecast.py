@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import hollow
+from helpers import hollow, tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,6 +145,25 @@ def test_a_cache_that_is_judged_at_the_end_of_its_context_counts() -> None:
     }
 
 
+def test_encodings_that_are_timed_first_count(tmp_path: Path) -> None:
+    none, some, all_ = (_seconds(replace(_extent(), timed=count)) for count in (0, 4, 22))
+    assert none["allocate"] < some["allocate"] < all_["allocate"] / 4
+    folder = tmp_path / "source"
+    tiny_models.make("llama", folder)
+    bare = {"bpw": 4.8, "threads": 2, "dry_run": True}
+    asked = kanna.optimize(folder, tmp_path / "out", min_speed=5.0, **bare)
+    plain = kanna.optimize(folder, tmp_path / "out", **bare)
+    seconds = [
+        next(row["predicted_seconds"] for row in made.times if row["stage"] == "allocate")
+        for made in (plain, asked)
+    ]
+    assert seconds[0] + 20 < seconds[1], "a table is measured first, and a dry run measures none"
+    with pytest.raises(UsageError, match="a time budget of 20"):
+        kanna.optimize(
+            folder, tmp_path / "out", min_speed=5.0, effort="fast", time_budget="20s", **bare
+        )
+
+
 def test_tasks_that_guard_count_and_what_they_may_take_is_said() -> None:
     without, guarded = _extent(), replace(_extent(), guard_tokens=guard_tokens(["maths"], 40))
     assert guarded.guard_tokens == 40 * (200 + 96)
@@ -215,7 +234,9 @@ def test_what_fits_no_more_when_its_turn_comes_is_left_out(monkeypatch: pytest.M
     made, now = _predicted(_shapes(4), _extent()), 0.0
     monkeypatch.setattr(deadline.time, "monotonic", lambda: now)
     job: Any = SimpleNamespace(
-        request=SimpleNamespace(time_budget=1000.0), forecast=made, context=Context()
+        request=SimpleNamespace(time_budget=1000.0),
+        forecast=made,
+        context=Context(),
     )
     clock = deadline.Deadline(job)
     needed = sum(s.seconds for s in made.stages if s.stage in ("tuning", "prove", "report"))

@@ -51,10 +51,12 @@ class Forecast:
     Attributes:
         stages: In order, those that are left out too.
         extent: How much is done.
+        spent: Seconds that are gone before the stages begin, to time encodings.
     """
 
     stages: Sequence[StageForecast]
     extent: SearchExtent
+    spent: float = 0.0
 
     @property
     def seconds(self) -> float:

@@ -29,6 +29,7 @@ class SearchExtent:
         guard_tokens: That a file reads and writes to answer the tasks that guard it.
         cache_tokens: Of the context that a budget of memory has room for; 0 with any other budget.
         compares: Whether every file goes through all checks, in llama.cpp.
+        timed: Encodings whose speed is measured first, where it is a budget and not known yet.
     """
 
     effort: Effort
@@ -44,6 +45,7 @@ class SearchExtent:
     guard_tokens: int = 0
     cache_tokens: int = 0
     compares: bool = True
+    timed: int = 0
 
     @property
     def held_inputs(self) -> int:

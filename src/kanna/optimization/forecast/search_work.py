@@ -34,6 +34,8 @@ _CHECKED = 2.0
 """CPU seconds of the checks of one file, beside what depends on the model."""
 _SPEED_TOKENS = 1200
 """Tokens that `bench` reads and generates, as work on weights."""
+_TIMED, _TIMED_TOKENS, _TIMED_WEIGHTS = 1.5, 3300, 64e6
+"""To time one encoding: CPU seconds until its files are open, tokens, and weights at most."""
 _PROCESS = 0.8
 """CPU seconds of a process that loads a file to measure its memory."""
 _CHANGED = 0.12
@@ -138,14 +140,24 @@ def probe(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
     )
 
 
+def _timing(shapes: ModelShapes, rates: MachineRates) -> float:
+    """CPU seconds to time one encoding beside the usual one, see `benchmark/costs`."""
+    weights = min(_TIMED_WEIGHTS, shapes.active) + shapes.head
+    return 2 * weights * _TIMED_TOKENS / (RUNTIME * rates.products)
+
+
 def _moments(shapes: ModelShapes) -> float:
     return 4 * max((4 * m.columns * m.block for m in shapes.matrices), default=0)
 
 
 def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
-    """The plan; with a budget of memory the cache too, judged and filled at its full context."""
+    """The plan, with what encodings cost a token where that is to be measured for it.
+
+    With a budget of memory the cache too, judged and filled at its full context.
+    """
     cells = len(shapes.matrices) * len(extent.candidates)
-    alone = rates.slowness * (0.3 + 3e-4 * cells)
+    alone = rates.slowness * (0.3 + 3e-4 * cells + _TIMED * extent.timed)
+    alone += extent.timed * _timing(shapes, rates) / max(1, extent.threads)
     tokens = extent.cache_tokens
     if not tokens:
         return Work(alone=alone, memory=BASE_BYTES)
