@@ -13,6 +13,7 @@ from kanna._util import extras
 from kanna._util.arguments import several
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
+from kanna._util.disk import explain
 from kanna._util.locks import holding
 from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
@@ -20,6 +21,7 @@ from kanna._util.results import Result
 from kanna.calibration import fingerprint, self_generated, statistics, texts
 from kanna.calibration import gradients as backward
 from kanna.calibration.devices import CPU, check_device, serves
+from kanna.calibration.disk import check_disk
 from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
 from kanna.calibration.shards.part import Shard
@@ -258,11 +260,17 @@ def _write(
     progress: Progress,
 ) -> None:
     """Run the text through the model and write the folder of its statistics."""
-    folder.mkdir(parents=True, exist_ok=True)
     sweep_for(folder)
+    check_disk(model, windows.ids.size, key["widest"], folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for stale in (statistics.INDEX, backward.FILE):
         (folder / stale).unlink(missing_ok=True)
-    made = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
+    try:
+        made = run(
+            model, windows, folder, key, widest=key["widest"], device=device, progress=progress
+        )
+    except OSError as error:
+        raise explain(error, folder) from error
     write_text(folder / HELD_TEXT, windows.held_text)
     fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
     index = key | {statistics.DEVICE: made.device, "sites": made.sites}
