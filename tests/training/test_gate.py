@@ -65,7 +65,7 @@ def test_what_was_learned_is_there_in_llama_cpp(home: Path) -> None:
     assert made["share"] == pytest.approx(1.0, abs=5e-3)
     assert made["examples"] == done.examples["held_out"]
     assert json.loads((out / "report.json").read_text())["gate"]["share"] == made["share"]
-    assert "In llama.cpp: intact" in (out / "report.html").read_text()
+    assert "In llama.cpp: intact, with 100.0% of the gain." in (out / "report.html").read_text()
     assert {p.name for p in home.iterdir()} >= {"out"} and not list(home.glob(".out*"))
 
 
@@ -91,6 +91,8 @@ def test_a_strength_that_was_lost_fails_and_the_adapter_stays(
     result = json.loads(run.stdout)
     assert checks(result["gate"])["retention"] is False and result["gate"]["share"] < 0.9
     assert any("failed: retention" in note for note in result["notes"])
+    page = (home / "weak" / "report.html").read_text()
+    assert "a check in llama.cpp failed: do not use it" in page and 'class="pick failed"' in page
     assert (home / "weak" / "adapter_model.safetensors").is_file()
     left_out = [*words, "-o", str(home / "unchecked"), *more, "--no-verify", "--json"]
     run = CliRunner().invoke(cli, left_out)

@@ -47,7 +47,7 @@ with {html_text(data["settings"]["method"])}</p>
 <main>
 {_headline(data)}
 <h2>Losses</h2>
-{losses(data["history"]) or "<p>Too few steps for a chart.</p>"}
+{losses(_history(data)) or "<p>Too few steps for a chart.</p>"}
 <h2>Before and after</h2>
 {_changes(data)}
 {_gate(data)}
@@ -59,7 +59,7 @@ with {html_text(data["settings"]["method"])}</p>
 <h2>Time and memory</h2>
 {_costs(data)}
 <h2>Settings</h2>
-{small_table("How it was trained", ("setting", "value"), _pairs(data["settings"]))}
+{small_table("How it was trained", ("setting", "value"), _settings(data["settings"]))}
 {_notes(data)}
 </main>
 <footer>Made with kanna {html_text(data["kanna"])}. The numbers of this page are in report.json
@@ -72,14 +72,32 @@ beside it.</footer>
 def _headline(data: Mapping[str, Any]) -> str:
     base, tuned = data["base_loss"], data["tuned_loss"]
     fell = base is not None and tuned is not None and tuned < base
+    gate = data["gate"]
+    lost = gate.get("status") == "failed"
     head = "It learned" if fell else "It learned nothing that held"
+    if fell and lost:
+        head = "It learned, and a check in llama.cpp failed: do not use it"
+    kind = "pick failed" if lost or not fell else "pick"
     stopped = _STOPPED.get(data["stopped"], str(data["stopped"]))
     return (
-        f'<section class="pick" aria-label="Outcome"><p class="kicker">{head}</p>'
+        f'<section class="{kind}" aria-label="Outcome"><p class="kicker">{head}</p>'
         f'<p class="file">held-out loss {_number(base)} → {_number(tuned)}</p>'
         f"<p>{data['steps']} steps, the best after {data['best_step']}: {html_text(stopped)}.</p>"
-        "</section>"
+        f"{_seen(gate)}</section>"
     )
+
+
+def _seen(gate: Mapping[str, Any]) -> str:
+    """What llama.cpp makes of the adapter, in a sentence."""
+    if not gate:
+        return "<p>Not checked in llama.cpp.</p>"
+    share = "" if gate["share"] is None else f", with {gate['share']:.1%} of the gain"
+    return f"<p>In llama.cpp: {gate_word(gate['status'])}{share}.</p>"
+
+
+def _history(data: Mapping[str, Any]) -> list[dict[str, float | None]]:
+    """Losses by step, from the base on."""
+    return [{"step": 0, "held_out_loss": data["base_loss"]}, *data["history"]]
 
 
 def _changes(data: Mapping[str, Any]) -> str:
@@ -229,8 +247,14 @@ def _costs(data: Mapping[str, Any]) -> str:
     return small_table("What it cost", ("", "predicted", "measured"), rows)
 
 
-def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), NONE if v is None else str(v)) for key, v in settings.items()]
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what was set; what was not is left out."""
+    words = {True: "yes", False: "no"}
+    return [
+        (key.replace("_", " "), words[value] if isinstance(value, bool) else str(value))
+        for key, value in settings.items()
+        if value is not None
+    ]
 
 
 def _notes(data: Mapping[str, Any]) -> str:

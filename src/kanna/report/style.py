@@ -19,6 +19,7 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
   background: var(--panel); margin: 18px 0; }
 .pick p { margin: 8px 0 0; }
 .pick .kicker { color: var(--accent); font-weight: 600; margin: 0; }
+.pick.failed { border-color: var(--bad); } .pick.failed .kicker { color: var(--bad); }
 .pick .file { font-size: 1.45rem; font-weight: 700; margin: 2px 0 10px; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(46%, 200px), 1fr));
   gap: 10px; margin-bottom: 12px; }

@@ -381,6 +381,7 @@ class AdapterJob:
     def _settings(self, run: loop.TrainingRun) -> dict[str, Any]:
         """How it was trained, with the learning rate that a test found."""
         given = asdict(self.settings) | {"max_length": self.max_length}
+        given["alpha"] = self.settings.strength
         if run.rate_test:
             given["learning_rate"] = run.rate_test["rate"]
         given |= {"teacher": self.teacher.source.given} if self.teacher else {}
