@@ -15,7 +15,6 @@ import kanna
 from kanna.cli.main import cli
 from kanna.errors import KannaError, MissingError, OutputError, UnsupportedError, UsageError
 from kanna.formats.onnx import files
-from kanna.offload import providers as placement
 
 ort: Any = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxruntime_genai")
@@ -70,24 +69,25 @@ def test_nothing_is_overwritten(made: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "provider",
-    [
-        pytest.param("qnn", marks=pytest.mark.skipif(not QNN, reason="needs onnxruntime-qnn")),
-        pytest.param(
-            "openvino", marks=pytest.mark.skipif(not OPENVINO, reason="needs onnxruntime-openvino")
-        ),
-    ],
-)
-def test_a_compiled_folder_computes_what_the_folder_does(
-    made: dict[str, Path], provider: str, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(not QNN, reason="needs onnxruntime-qnn")
+def test_qnn_compiles_each_graph_to_one_context(made: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "compiled"
-    result = kanna.compile(made["static"], out, provider=provider)
+    result = kanna.compile(made["static"], out, provider="qnn")
     assert {one.contexts for one in result.graphs.values()} == {1}
+    assert all(one.compatibility for one in result.graphs.values())
     genai = json.loads((out / "genai_config.json").read_text())
     assert genai["model"]["decoder"]["pipeline"] and (out / "tokenizer.json").exists()
     for name in result.graphs:
         operators = {node.op_type for node in files.load(out / name).graph.node}
         assert "EPContext" in operators and "MatMul" not in operators
-    assert placement.prove(made["static"], provider, threads=1).basis == "measured"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OPENVINO, reason="needs onnxruntime-openvino")
+def test_what_the_provider_does_not_load_again_is_not_written(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    """onnxruntime-openvino 1.24.1 compiles these graphs, and refuses what it wrote."""
+    with pytest.raises(KannaError, match="EP_FAIL"):
+        kanna.compile(made["static"], tmp_path / "compiled", provider="openvino")
+    assert not list(tmp_path.iterdir())
