@@ -436,6 +436,20 @@ def test_the_audit_log_is_whole_after_its_disk_was_full(tmp_path: Path) -> None:
         assert (logs / "audit.jsonl").read_text().splitlines() == lines
 
 
+def test_an_audit_log_that_is_moved_away_begins_anew(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.write(["one"])
+    (tmp_path / "audit.jsonl").rename(tmp_path / "audit.jsonl.1")
+    log.write(["two"])
+    log.write(["three"])
+    (tmp_path / "audit.jsonl").unlink()
+    log.write(["four"])
+    log.close()
+    assert (tmp_path / "audit.jsonl.1").read_text() == "one\n"
+    assert (tmp_path / "audit.jsonl").read_text() == "four\n"
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
 def test_an_audit_log_without_room_keeps_no_more_than_it_may(tmp_path: Path) -> None:
     log = AuditLog(Path("/dev/full"))
     for _ in range(50):
