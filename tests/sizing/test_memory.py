@@ -234,3 +234,15 @@ def test_a_process_takes_what_is_counted(name: str, tmp_path: Path) -> None:
     )
     assert bool(row.on_demand_bytes) == (name == "rows as they are asked for")
     assert row.weight_bytes + row.on_demand_bytes == pytest.approx(row.file_bytes, rel=0.01)
+
+
+def test_runtimes_without_windowed_caches_keep_all_tokens(tmp_path: Path) -> None:
+    """llama.cpp and mlx-lm keep a window in five of six layers; ONNX and OpenVINO graphs all."""
+    shape = SHAPES["windows"]
+    source = hollow.folder(shape.family, shape.config(), tmp_path / "source")
+    rows = {
+        name: fit(source, memory="8GB", context=65536, format=name).rows[0]
+        for name in ("gguf", "mlx", "onnx", "openvino")
+    }
+    tokens = {name: row.kv_bytes for name, row in rows.items()}
+    assert min(tokens["onnx"], tokens["openvino"]) > 2 * max(tokens["gguf"], tokens["mlx"]), tokens

@@ -71,6 +71,7 @@ def choose(text: str) -> TargetChoice:
         raise UsageError(
             f"{target.title} has no backend {backend!r}",
             expected=" or ".join(f"{name}:{one}" for one in target.backends),
+            todo=f"`kanna targets {name}` shows what each multiplies",
         )
     default = next((b for b in target.backends.values() if b.operators), None)
     if not backend and default is None:
