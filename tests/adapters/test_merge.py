@@ -256,6 +256,11 @@ def _cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _cut_header(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:300])
+
+
 PREFIX = "base_model.model.model"
 FIRST = f"{PREFIX}.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -286,6 +291,7 @@ def _removed(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], None], type[KannaError], str]] = {
     "truncated": (_cut, FormatError, "truncated"),
+    "truncated header": (_cut_header, FormatError, "truncated"),
     "half of a pair": (_without("1.self_attn.q_proj.lora_A.weight"), FormatError, "A is missing"),
     "pickled": (_pickled, RefusedError, "pickle"),
     "no weights": (_removed, SourceError, "no weights"),

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 from helpers import needs, tiny_adapters
 
 import kanna
+from kanna._util import extras
 from kanna.adapters import open_adapter
 from kanna.cli.main import cli
-from kanna.errors import KannaError, OutputError, UsageError
+from kanna.errors import KannaError, MissingError, OutputError, UsageError
 from kanna.formats import folder_files
 from kanna.training import AdaptResult, examples
 from kanna.training.tokens import UNLEARNED, ChatTokenizer
@@ -192,13 +193,18 @@ def test_data_that_cannot_be_used_is_refused(home: Path, tmp_path: Path, name: s
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_none_are_refused(home: Path, tmp_path: Path) -> None:
+def test_files_that_are_none_are_refused_before_an_extra_that_is_absent(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "missing", lambda extra: ["trl"])
     (tmp_path / "data.csv").write_text("a,b")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 10)
     (tmp_path / "nothing").mkdir()
     for name in ("absent.jsonl", "data.csv", "latin.txt", "nothing"):
         with pytest.raises(UsageError):
             kanna.adapt(home / "source", tmp_path / name, tmp_path / "out")
+    with pytest.raises(MissingError, match="trl"):
+        kanna.adapt(home / "source", home / "chats.jsonl", tmp_path / "out")
 
 
 _MESSAGE = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -170,7 +170,11 @@ def read_file(path: Path) -> dict[str, Tensor]:
         file = StoredFile(path)
         size = header_size(file.read(0, min(8, file.size)).tobytes())
         if 8 + size > file.size:
-            raise FormatError(f"the header says it has {size} bytes, the file has {file.size}")
+            raise FormatError(
+                f"the header says it has {size} bytes, the file has {file.size}: the file is "
+                "truncated",
+                todo="fetch the file again",
+            )
         begin = 8 + size
         entries = parse_header(file.read(8, begin).tobytes(), file.size - begin)
     except ChangedError:
