@@ -34,6 +34,7 @@ VERB = StepVerb(
     inputs={
         "artefact": kinds(MODEL),
         "mmproj": kinds(MODEL),
+        "variant": kinds(MODEL),
         "wheel": kinds(WHEEL),
         "sign_key": kinds(KEY),
     },
