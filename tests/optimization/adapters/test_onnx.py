@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from kanna.errors import PlanError, UsageError
+from kanna.optimization.adapters.onnx import ONNXAdapter
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.request import OptimizeRequest
 from kanna.plan import load
 
 torch = pytest.importorskip("torch")
@@ -104,3 +108,20 @@ def test_an_embedding_of_its_own_buys_no_time(tied: bool) -> None:
     found = share_within_time(choices, 1760, {EMBEDDING: 1000, other: 1000}, tied)
     assert found[other if tied else EMBEDDING].encoding == "nbits8g32"
     assert found[EMBEDDING if tied else other].encoding == "nbits4g32"
+
+
+def test_an_execution_provider_leaves_the_encodings_that_it_multiplies() -> None:
+    adapter = object.__new__(ONNXAdapter)
+
+    def asked(provider: str) -> Constraints:
+        return adapter.constraints(
+            OptimizeRequest(source="model", out=Path("out"), format="onnx", provider=provider)
+        )
+
+    allowed = asked("webgpu").allow()
+    left = {name for name in adapter.candidates() if allowed("blk.0.ffn_up.weight", name)}
+    assert {"nbits4g32", "f32"} <= left and not any("nbits8" in n or "nbits2" in n for n in left)
+    with pytest.raises(UsageError, match="--static"):
+        asked("qnn")
+    with pytest.raises(PlanError, match="multiplies no weights in groups"):
+        asked("xnnpack")
