@@ -41,7 +41,8 @@ class DerivedConversion(FloatConversion):
         notes.append("about: the graph, its tables and scales come on top, and what stays float")
         if self.kind.int8:
             notes.append(
-                f"ranges and smoothing from {TOKENS} tokens of the built-in calibration text"
+                f"ranges, and smoothing of codes of 8 bits, from {TOKENS} tokens of the built-in "
+                "calibration text"
             )
         return notes
 
@@ -77,7 +78,8 @@ class DerivedConversion(FloatConversion):
             include=self.request.include,
             exclude=self.request.exclude,
             # A range that follows what is read gains nothing by it: measured in docs/onnx.md.
-            smoothing=bool(self.kind.calibrator),
+            # Nor do activations of 16 bits: it makes weights harder to round (docs/npu.md).
+            smoothing=bool(self.kind.calibrator) and not self.kind.wide,
             progress=options.progress,
         )
         if not done["products"]:
