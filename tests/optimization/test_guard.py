@@ -86,10 +86,13 @@ def test_a_guard_spends_bytes_until_the_task_holds(home: Path) -> None:
     artefact = Path(result["artefact"])
     assert artefact.name == "tiny-guarded.gguf" and artefact.stat().st_size == result["file_bytes"]
     steps = guard["steps"]
-    assert 1 < len(steps) <= guard_spending.MOST_FILES and steps[0]["held"]
+    assert steps[0]["held"] and steps[0]["budget"] == guard["most_bytes"]
+    assert 1 < len(steps) <= guard_spending.most_files(result["budget"], guard["most_bytes"])
     held = [step["file_bytes"] for step in steps if step["held"]]
     assert min(held) == result["file_bytes"] < guard["most_bytes"]
-    assert all(step["file_bytes"] < min(held) for step in steps if not step["held"])
+    lost = [step["budget"] for step in steps if not step["held"]]
+    between = min(held) - max([*lost, result["budget"]])
+    assert all(size < min(held) for size in lost) and between <= guard_spending.STEP * min(held)
     assert result["advice"] is None and f"{len(steps)} files tried" in guard["why"]
     report = json.loads(Path(result["report"]).with_suffix(".json").read_text("utf-8"))
     assert report["recommended"]["name"] == "guarded"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,12 +30,11 @@ from kanna.tasks.pairing import TaskScore, from_json
 NAME = "guarded"
 """Of the file that a guard spent bytes on."""
 PLAN, STATE = "guarded.json", "guard.json"
-MOST_FILES = 4
-"""Files that are written and asked at most: the largest, then halves of what is left."""
 MOST_BITS = 8.5
 """Of a matrix: those of 8 bits with their scales; beyond them no task is known to gain."""
-_STEP = 0.01
-"""Share of the bytes between two sizes below which nobody wants to know more."""
+STEP = 0.02
+"""Share of the bytes between two sizes below which nobody wants to know more: answers to a few
+dozen questions do not tell them apart."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,6 +187,16 @@ def _todo(job: Job) -> str:
     return f"{more}, or give the task a tolerance, as in maths:0.05"
 
 
+def most_files(low: int, high: int) -> int:
+    """Files that are written and asked at most: the largest, then halves of the bytes between.
+
+    Args:
+        low: Bytes of the largest file that is known not to hold.
+        high: Bytes of the largest that is allowed.
+    """
+    return 1 + math.ceil(math.log2(max(1.0, (high - low) / (STEP * low))))
+
+
 class _SizeBisection:
     """Bisection over the bytes of files; its verdicts are kept, so that it goes on when it ends."""
 
@@ -243,10 +253,11 @@ class _SizeBisection:
         low, high = max(spending.asked_bytes, self._allocation.planned.file_bytes), None
         best: GuardStep | None = None
         budget = spending.most_bytes
-        for number in range(MOST_FILES):
+        files = most_files(low, budget)
+        while True:
             self._job.context.check_cancelled()
-            progress.start("guard", MOST_FILES, "files")
-            progress.advance(number, format_size(budget))
+            progress.start("guard", files, "files")
+            progress.advance(len(spending.steps), format_size(budget))
             step = self._step(budget)
             spending.steps.append(step)
             self._save()
@@ -256,7 +267,7 @@ class _SizeBisection:
                 best, high = step, step.file_bytes
             else:
                 low = budget
-            if high is None or high - low <= _STEP * high:
+            if high is None or high - low <= STEP * high:
                 break
             budget = (low + high) // 2
         progress.finish()
