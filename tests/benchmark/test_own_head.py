@@ -12,8 +12,9 @@ from helpers import needs, tiny_models
 from helpers.draft_heads import TorchHead, mostly_right
 
 from kanna import convert
-from kanna.benchmark import OWN_HEAD, bench
+from kanna.benchmark import bench
 from kanna.benchmark.drafting import AHEAD, PROMPT
+from kanna.benchmark.guesses import OWN_HEAD
 from kanna.errors import UsageError
 from kanna.sources import packages
 

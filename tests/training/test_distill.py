@@ -60,9 +60,7 @@ def test_it_comes_nearer_to_the_teacher_and_says_so(
         patched.setattr(watching.Watcher, "stepped", ended)
         adapt(home, "out", teacher=home / "teacher")
     with monkeypatch.context() as patched:
-        patched.setattr(
-            teachers.TeacherModel, "_run", lambda *_: pytest.fail("the teacher was asked again")
-        )
+        patched.setattr(teachers, "_run", lambda *_: pytest.fail("the teacher was asked again"))
         result = adapt(home, "out", teacher=home / "teacher")
     before, after = result.base_figures, result.tuned_figures
     assert result.ok and result.objective == "distill"

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +21,12 @@ from helpers.draft_heads import TorchHead, mostly_right
 import kanna
 from kanna._util.progress import Silent
 from kanna.adapters import DRAFT_HEAD, open_adapter
-from kanna.benchmark import OWN_HEAD, draft_prompts
+from kanna.benchmark import draft_prompts
+from kanna.benchmark.guesses import OWN_HEAD
 from kanna.cli.main import cli
 from kanna.errors import FormatError, UsageError
 from kanna.training.checkpoints import Checkpoints
-from kanna.training.drafts import head_training
+from kanna.training.drafts import DRAFT_MODEL, head_training
 from kanna.training.drafts.head_training import HeadTraining
 from kanna.training.drafts.own_head import OwnHead, tensors_of
 from kanna.training.drafts.phase import PROMPTS
@@ -38,6 +45,18 @@ SETTINGS: dict[str, Any] = {
     "samples": 0,
     "verify": False,
 }
+
+# A checkpoint after every step, and steps that take long enough to be killed in one.
+CHILD = """
+import json, sys, time
+import kanna
+from kanna.training import checkpoints, watching
+from kanna.training.drafts import head_training
+watching.EVERY = head_training.EVERY = 0.0
+complete = checkpoints.Checkpoints.complete
+checkpoints.Checkpoints.complete = lambda *a: (complete(*a), time.sleep(0.05))[0]
+kanna.adapt(sys.argv[1], "data.jsonl", "killed", **json.loads(sys.argv[2]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +185,9 @@ def test_a_head_that_was_interrupted_goes_on_to_the_same_values(
         assert torch.equal(value, other.state()[name]), name
 
 
-@pytest.mark.parametrize(
-    ("draft", "words"), [(None, "without --draft"), ("llama", "with a draft model")]
-)
-def test_only_a_head_is_trained_on(home: Path, draft: str | None, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        kanna.adapt(
-            home / "llama", home / "data.jsonl", home / "no", draft=draft, retrain_draft=True
-        )
+def test_something_must_draft_to_be_trained_on(home: Path) -> None:
+    with pytest.raises(UsageError, match="without --draft"):
+        kanna.adapt(home / "llama", home / "data.jsonl", home / "no", retrain_draft=True)
 
 
 def test_every_guess_at_once_is_every_guess_in_turn(home: Path) -> None:
@@ -200,14 +214,65 @@ def test_every_guess_at_once_is_every_guess_in_turn(home: Path) -> None:
     assert turn > 5
 
 
-def test_a_draft_model_is_counted_too(home: Path) -> None:
-    """A draft that is the base itself: all is taken before, little after."""
+@pytest.fixture(scope="module")
+def followed(home: Path) -> kanna.AdaptResult:
+    """A draft that is the base itself, and follows the tuned model."""
     small = home / "llama"
-    done = kanna.adapt(small, home / "data.jsonl", home / "beside", draft=small, **SETTINGS)
-    assert done.draft["guesser"] == str(small)
-    assert done.draft["base"]["acceptance"] == 1.0
-    assert done.draft["tuned"]["acceptance"] < 0.5
-    assert any("speculative decoding is slower" in note for note in done.notes)
+    settings: dict[str, Any] = SETTINGS | {"draft": small, "retrain_draft": True}
+    return kanna.adapt(small, home / "data.jsonl", home / "beside", **settings)
+
+
+def test_a_draft_model_follows_the_tuned_one(home: Path, followed: kanna.AdaptResult) -> None:
+    """All of its guesses are taken before, few after, many when it follows."""
+    done, out = followed, home / "beside"
+    sides = {side: done.draft[side]["acceptance"] for side in ("base", "tuned", "retrained")}
+    assert done.draft["guesser"] == str(home / "llama") and sides["base"] == 1.0
+    assert sides["tuned"] < 0.5 < sides["retrained"] and done.draft["kept"]
+    assert any("is in the folder draft-model beside" in note for note in done.notes)
+    draft = kanna.open_source(out / DRAFT_MODEL)
+    assert draft.kind == "hf" and (out / PROMPTS).is_file()
+    needs.llama_cpp()
+    for side, figures in done.draft["runtime"].items():
+        print(f"MEASURE {side} torch {sides[side]:.3f} llama.cpp {figures['acceptance']:.3f}")
+        assert figures["acceptance"] == pytest.approx(sides[side], abs=0.08)
+    assert set(done.draft["runtime"]) == {"tuned", "retrained"}
+    assert "drafter retrained, in llama.cpp" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "draft", "whole", "name"),
+    [
+        ("llama", "llama", "beside", f"{DRAFT_MODEL}/model.safetensors"),
+        pytest.param("source", OWN_HEAD, "out", DRAFT_HEAD, marks=pytest.mark.slow),
+    ],
+)
+def test_a_drafter_whose_training_is_killed_comes_to_the_same_values(
+    home: Path, source: str, draft: str, whole: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue({"beside": "followed", "out": "trained"}[whole])
+    settings: dict[str, Any] = SETTINGS | {"draft": draft, "retrain_draft": True}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, source, json.dumps(settings)],
+        cwd=home,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    last, until = random.randint(1, 14), time.monotonic() + 400
+    print(f"killed after step {last} of what drafts")
+    while time.monotonic() < until and last > max(
+        (int(p.name[9:]) for p in home.glob(".killed.unfinished-*-drafter-*/complete-*")), default=0
+    ):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL and not (home / "killed").exists()
+    if draft != OWN_HEAD:
+        settings["draft"] = home / draft
+    done = kanna.adapt(home / source, home / "data.jsonl", home / "killed", **settings)
+    assert any("went on after step" in note for note in done.notes) and done.draft["kept"]
+    for file in (name, "adapter_model.safetensors"):
+        assert (home / "killed" / file).read_bytes() == (home / whole / file).read_bytes()
+    assert not list(home.glob(".killed*"))
+    shutil.rmtree(home / "killed")
 
 
 def test_what_cannot_draft_is_refused_before_anything_is_learned(home: Path) -> None:

@@ -15,7 +15,7 @@ import kanna
 from kanna.cli.main import cli
 from kanna.errors import OutputError
 from kanna.runtimes.base import Availability
-from kanna.training import gate
+from kanna.training import gate, written
 from kanna.training.job import AdapterJob
 from kanna.training.tokens import UNLEARNED, TokenizedExample
 
@@ -40,13 +40,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weaken(patch: pytest.MonkeyPatch) -> None:
     """Lose half of the adapter's strength between training and the disk."""
-    write = AdapterJob._write  # pyright: ignore[reportPrivateUsage]
+    write = written.adapter
 
     def weaker(job: AdapterJob, save: Any, folder: Path) -> None:
         write(job, save, folder)
         tiny_adapters.change_config(folder, lora_alpha=2.0)  # it was 8
 
-    patch.setattr(AdapterJob, "_write", weaker)
+    patch.setattr(written, "adapter", weaker)
 
 
 def checks(made: dict[str, Any]) -> dict[str, bool | None]:

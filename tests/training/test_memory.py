@@ -14,7 +14,7 @@ import kanna
 from kanna._util.progress import Silent
 from kanna.cli.main import cli
 from kanna.errors import KannaError
-from kanna.training import job, memory, watching
+from kanna.training import learned, memory, watching
 from kanna.training.memory import MicroBatch
 from kanna.training.settings import TrainingSettings
 
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_leaves_nothing_under_the_final_name(
     def full(*given: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(home / "full"))
 
-    monkeypatch.setattr(job.learned, "write", full)
+    monkeypatch.setattr(learned, "write", full)
     data, out = str(home / "data.jsonl"), str(home / "full")
     asked = ["adapt", str(home / "source"), "--data", data, "-o", out, "--steps", "1"]
     run = CliRunner().invoke(cli, [*asked, "--rank", "2", "--threads", "1", "--samples", "0"])

@@ -12,9 +12,11 @@ from helpers import needs, tiny_adapters
 
 import kanna
 from kanna import training
+from kanna._util import extras
 from kanna.adapters import open_adapter
 from kanna.errors import UsageError
 from kanna.training import mlx_training
+from kanna.training.request import AdaptRequest
 from kanna.training.settings import MLX, TORCH
 from kanna.training.tokens import UNLEARNED, TokenizedExample
 
@@ -86,10 +88,33 @@ def test_what_mlx_lm_has_not_is_refused_and_the_default_is_chosen(
     for options in wrong:
         with pytest.raises(UsageError, match="--backend mlx with --"):
             kanna.adapt(home / "source", home / "data.jsonl", home / "no", backend="mlx", **options)
-    chosen = training._backend  # pyright: ignore[reportPrivateUsage]
-    usual = training.TrainingSettings()
-    assert chosen(None, usual) == TORCH and chosen("mlx", usual) == MLX
+
+    def chosen(backend: str | None, **more: Any) -> str:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(extras, "require", print)
+            return asked(backend, **more).with_backend().settings.backend
+
+    assert chosen(None) == TORCH and chosen("mlx") == MLX
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert chosen(None, usual) == MLX
-    assert chosen(None, training.TrainingSettings(auto=True)) == TORCH
+    assert chosen(None) == MLX
+    assert chosen(None, auto=True) == TORCH
+
+
+def asked(backend: str | None, **settings: Any) -> AdaptRequest:
+    return AdaptRequest(
+        settings=training.TrainingSettings(**settings),
+        rate=None,
+        teacher=None,
+        max_length=64,
+        samples=0,
+        for_plan=None,
+        verify=False,
+        draft=None,
+        retrain_draft=False,
+        backend=backend,
+        device=None,
+        threads=1,
+        revision=None,
+        offline=True,
+    )

@@ -25,6 +25,8 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark import draft_prompts as prompt_files
+from kanna.benchmark import guesses
+from kanna.benchmark.guesses import OWN_HEAD
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, NotFoundError, UsageError
 from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
@@ -39,8 +41,6 @@ PATIENCE = 30.0
 CONTEXT_MARGIN = 16
 """Tokens of context beyond those of the prompt and of the answer."""
 _LEAST_PROMPT = 8
-OWN_HEAD = "mtp"
-"""What stands for a model's own head in place of a draft model, as in llama.cpp's `draft-mtp`."""
 _HEADED = "llamacpp"
 _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 
@@ -341,12 +341,7 @@ def _drafted(
     """What a draft model, or its own head, is worth to an artefact; None without one."""
     if draft is None:
         return None
-    task = {"path": str(path), **task}
-    module = "kanna.benchmark.own_head"
-    if draft != OWN_HEAD:
-        module, task["draft"] = "kanna.benchmark.drafting", str(draft)
-    doing = f"guessing what {path} writes"
-    return {"guesser": str(draft)} | ask(module, task, doing, variables=variables)
+    return {"guesser": str(draft)} | guesses.counted(path, draft, variables=variables, **task)
 
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:

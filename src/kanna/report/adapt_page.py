@@ -167,14 +167,19 @@ def _aware(data: Mapping[str, Any]) -> str:
     return f"<h2>As {html_text(outcome['plan'])} stores it</h2>{table}"
 
 
+_COUNTED = (("tuned", "tuned"), ("tuned, drafter retrained", "retrained"))
+
+
 def _draft(data: Mapping[str, Any]) -> str:
     outcome = data["draft"]
     if not outcome:
         return ""
     sides = [("base", outcome["base"]), ("tuned", outcome["tuned"])]
     if outcome["retrained"]:
-        words = "tuned, head retrained" + ("" if outcome["kept"] else ", not kept")
+        words = "tuned, drafter retrained" + ("" if outcome["kept"] else ", not kept")
         sides.append((words, outcome["retrained"]))
+    if counted := outcome["runtime"]:
+        sides += [(f"{words}, in llama.cpp", counted[side]) for words, side in _COUNTED]
     rows = [
         (
             side,

@@ -99,7 +99,7 @@ class AwarePhase:
     _begin: float = field(init=False, default_factory=time.perf_counter)
 
     def run(
-        self, task: loop.TrainingTask, adapted: Any, plain: TrainingRun, folder: Path
+        self, task: loop.TrainingTask, adapted: Any, plain: TrainingRun, checkpoints: Checkpoints
     ) -> tuple[Any, AwareOutcome]:
         """Train on; the model with the adapter that is kept, and both figures.
 
@@ -107,13 +107,12 @@ class AwarePhase:
             task: That of the plain run.
             adapted: Its model, at its best.
             plain: Its run; its loss becomes that of the adapter that is kept.
-            folder: Where checkpoints and files lie meanwhile.
+            checkpoints: Where checkpoints and files lie meanwhile.
         """
         import peft
 
-        checkpoints = Checkpoints(folder)
         with checkpoints:
-            files = folder / "files"
+            files = checkpoints.folder / "files"
             self.save(adapted, files / PLAIN)
             task = self._task(task, plain, checkpoints)
             self._tell(task)

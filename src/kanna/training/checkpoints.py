@@ -52,8 +52,10 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         # A run that failed by itself would fail again; one that was interrupted goes on.
-        if isinstance(error, KannaError) or not (self.latest() or self._kept()):
+        if isinstance(error, KannaError):
             self.remove()
+        elif not (self.latest() or self._kept()):
+            own_files.remove(self.folder)
 
     def prepare(self) -> None:
         """Make the folder, and remove checkpoints of which a killed run wrote only a part."""
@@ -133,9 +135,20 @@ class Checkpoints:
     def _rate(self) -> Path:
         return self.folder / _RATE
 
+    def phase(self, name: str) -> Checkpoints:
+        """Those of training that follows this run, with PyTorch.
+
+        Args:
+            name: Of that, with what it depends on beside this run.
+        """
+        return Checkpoints(self.folder.with_name(f"{self.folder.name}-{name}"))
+
     def remove(self) -> None:
-        """Remove all of them: the run has ended."""
-        own_files.remove(self.folder)
+        """Remove all of them, and those of phases that followed: the run has ended."""
+        phases = f"{self.folder.name}-"
+        for path in self.folder.parent.iterdir():
+            if path == self.folder or path.name.startswith(phases):
+                own_files.remove(path)
 
 
 def _figures(run: TrainingRun) -> dict[str, Any]:

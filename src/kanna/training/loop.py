@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
 from kanna.training.watching import Watcher, callback, interval
 
-__all__ = ["TrainingRun", "TrainingTask", "train"]
+__all__ = ["TrainingRun", "TrainingTask", "fingerprint", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +190,15 @@ def _adapter(model: Any) -> dict[str, Any]:
 
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: value.detach().clone().contiguous() for name, value in state.items()}
+
+
+def fingerprint(adapted: Any) -> str:
+    """A short hash of the values of the adapter of a model of PEFT."""
+    digest = hashlib.sha256()
+    for name, value in sorted(_adapter(adapted).items()):
+        digest.update(name.encode())
+        digest.update(value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def _watch(trainer: Any, watcher: Watcher) -> None:

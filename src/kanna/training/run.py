@@ -54,3 +54,11 @@ class TrainingRun:
     recomputes: bool = False
     rate_test: dict[str, Any] = field(default_factory=dict[str, Any])
     state: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def costs(self) -> dict[str, float]:
+        """Seconds that it took, as results have them."""
+        return {
+            "predicted_seconds": self.predicted_seconds,
+            "training_seconds": self.seconds,
+            "looking_seconds": self.looking_seconds,
+        }

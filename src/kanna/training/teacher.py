@@ -8,7 +8,7 @@ left to one.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,42 +69,56 @@ class TeacherModel:
     def teach(
         self, parts: Sequence[Sequence[TokenizedExample]], file: Path, progress: Progress
     ) -> list[list[TaughtExample]]:
-        """Examples with what the teacher says of them; it runs unless the file is there.
-
-        Args:
-            parts: Examples in tokens.
-            file: Where its probabilities lie, _POSITION for each learned token.
-            progress: Where progress is reported.
-        """
-        every = [one for part in parts for one in part]
-        starts = np.cumsum([0, *(one.learned for one in every)]).tolist()
-        if not (file.is_file() and file.stat().st_size == starts[-1] * _POSITION.itemsize):
-            self._run(every, file, progress)
-        taught = iter(
-            TaughtExample(ids=one.ids, labels=one.labels, file=file, start=start)
-            for one, start in zip(every, starts, strict=False)
-        )
-        return [[next(taught) for _ in part] for part in parts]
-
-    def _run(self, examples: Sequence[TokenizedExample], file: Path, progress: Progress) -> None:
-        import torch
-
-        partial = file.with_suffix(".partial")
-        with torch.random.fork_rng():
-            model = self._model()
-            progress.start("teacher", len(examples), "examples")
-            with partial.open("wb") as out, torch.inference_mode():
-                for one in examples:
-                    out.write(_kept(model, one).tobytes())
-                    progress.advance(1)
-            progress.finish()
-            del model
-        gc.collect()
-        partial.replace(file)
+        """Examples with what the teacher says of them, see the function of that name."""
+        return teach(parts, self._model, file, progress)
 
     def _model(self) -> Any:
         folder = reference_folder(self.source)
         return causal_model.load(folder, self.device).eval().to(self.device)
+
+
+def teach(
+    parts: Sequence[Sequence[TokenizedExample]],
+    model: Callable[[], Any],
+    file: Path,
+    progress: Progress,
+) -> list[list[TaughtExample]]:
+    """Examples with what a teacher says of them; it runs unless the file is there.
+
+    Args:
+        parts: Examples in tokens.
+        model: Gives the teacher, a causal language model of transformers that is not training.
+        file: Where its probabilities lie, _POSITION for each learned token.
+        progress: Where progress is reported.
+    """
+    every = [one for part in parts for one in part]
+    starts = np.cumsum([0, *(one.learned for one in every)]).tolist()
+    if not (file.is_file() and file.stat().st_size == starts[-1] * _POSITION.itemsize):
+        _run(model, every, file, progress)
+    taught = iter(
+        TaughtExample(ids=one.ids, labels=one.labels, file=file, start=start)
+        for one, start in zip(every, starts, strict=False)
+    )
+    return [[next(taught) for _ in part] for part in parts]
+
+
+def _run(
+    load: Callable[[], Any], examples: Sequence[TokenizedExample], file: Path, progress: Progress
+) -> None:
+    import torch
+
+    partial = file.with_suffix(".partial")
+    with torch.random.fork_rng():
+        model = load()
+        progress.start("teacher", len(examples), "examples")
+        with partial.open("wb") as out, torch.inference_mode():
+            for one in examples:
+                out.write(_kept(model, one).tobytes())
+                progress.advance(1)
+        progress.finish()
+        del model
+    gc.collect()
+    partial.replace(file)
 
 
 def _kept(model: Any, one: TokenizedExample) -> Any:

@@ -114,7 +114,7 @@ if TYPE_CHECKING:
 @click.option(
     "--retrain-draft",
     is_flag=True,
-    help="With --draft mtp: train the head on, and keep it where more of its guesses are taken.",
+    help="With --draft: train what drafts on, and keep it where more of its guesses are taken.",
 )
 @click.option(
     "--backend",

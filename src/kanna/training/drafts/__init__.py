@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kanna.benchmark.guesses import OWN_HEAD
+
+DRAFT_MODEL = "draft-model"
+"""Beside the adapter: a draft model that was trained on."""
 _FELL = 0.02
 """A fall of the share of guesses that the model takes, from which on a note says so."""
 
@@ -30,6 +34,9 @@ def facts(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
     if retrained := outcome["retrained"]:
         kept = "" if outcome["kept"] else ", not kept"
         words += f"; retrained {retrained['acceptance']:.1%}{kept}"
+    if counted := outcome["runtime"]:
+        before, after = (counted[side]["acceptance"] for side in ("tuned", "retrained"))
+        words += f"; in llama.cpp {before:.1%}, retrained {after:.1%}"
     return [(f"Guesses of {outcome['guesser']} taken", words)]
 
 
@@ -46,19 +53,23 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
         return _retraining(outcome)
     if base - tuned < _FELL:
         return []
-    more = ". --retrain-draft trains the head on" if outcome["guesser"] == "mtp" else ""
     return [
         f"the tuned model takes {tuned:.1%} of the guesses of {outcome['guesser']}, the base took "
-        f"{base:.1%}: speculative decoding is slower{more}"
+        f"{base:.1%}: speculative decoding is slower. --retrain-draft trains it on"
     ]
 
 
 def _retraining(outcome: Mapping[str, Any]) -> list[str]:
-    before, after = (outcome[side]["acceptance"] for side in ("tuned", "retrained"))
+    counted = outcome["runtime"] or outcome
+    before, after = (counted[side]["acceptance"] for side in ("tuned", "retrained"))
+    own = outcome["guesser"] == OWN_HEAD
+    name = "the head for further tokens" if own else f"the draft model {outcome['guesser']}"
     sentence = (
-        f"the head for further tokens was trained on for {outcome['steps']} steps: the tuned model "
-        f"takes {after:.1%} of its guesses, {before:.1%} before"
+        f"{name} was trained on for {outcome['steps']} steps: the tuned model takes {after:.1%} of "
+        f"its guesses, {before:.1%} before"
     )
-    if outcome["kept"]:
+    if not outcome["kept"]:
+        return [f"{sentence}; it is not kept"]
+    if own:
         return [f"{sentence}; kanna merge, and optimize --adapter, put it into the file"]
-    return [f"{sentence}; it is not kept"]
+    return [f"{sentence}; it is in the folder {DRAFT_MODEL} beside the adapter"]

@@ -10,13 +10,7 @@ from kanna.training.drafts.written_text import WrittenText
 
 
 class Drafter(Protocol):
-    """What guesses ahead of a model.
-
-    Attributes:
-        name: For people.
-    """
-
-    name: str
+    """What guesses ahead of a model."""
 
     def guessed(self, text: WrittenText, ahead: int) -> Any:
         """Whether its guesses after each token are what was written, bool [len(ids) - 1, ahead]."""

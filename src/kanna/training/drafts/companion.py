@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kanna.training.drafts.written_text import WrittenText
+from kanna.training.drafts.written_text import TargetModel, WrittenText
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompanionModel:
     """A draft model.
 
-    Args:
+    Attributes:
         model: A causal language model of transformers.
-        name: As the user named it.
+        target: The model that it drafts for.
     """
 
-    def __init__(self, model: Any, name: str) -> None:
-        self.model, self.name = model, name
+    model: Any
+    target: TargetModel
 
     def guessed(self, text: WrittenText, ahead: int) -> Any:
         """Whether its guesses after each token are what was written, bool [len(ids) - 1, ahead].

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
+from kanna.adapters import DRAFT_HEAD
 from kanna.benchmark.drafting import AHEAD
 from kanna.training import teacher
 from kanna.training.checkpoints import EVERY, Checkpoints
 from kanna.training.drafts.own_head import OwnHead
-from kanna.training.drafts.written_text import TargetModel
+from kanna.training.drafts.written_text import TargetModel, plain
+from kanna.training.loop import TrainingTask
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import UNLEARNED, TokenizedExample
@@ -55,6 +57,40 @@ class HeadTraining:
     settings: TrainingSettings
     checkpoints: Checkpoints
     progress: Progress
+
+    @classmethod
+    def of(cls, head: OwnHead, task: TrainingTask) -> HeadTraining:
+        """The one that follows the training of its model.
+
+        Args:
+            head: What is trained.
+            task: How its model was trained, with checkpoints of the head's own.
+        """
+        return cls(
+            head=head,
+            target=head.target,
+            training=[plain(one) for one in task.training],
+            held_out=[plain(one) for one in task.held_out],
+            settings=task.settings,
+            checkpoints=task.checkpoints,
+            progress=task.progress,
+        )
+
+    @property
+    def trained(self) -> OwnHead:
+        """What was trained."""
+        return self.head
+
+    def write(self, folder: Path) -> Path:
+        """Write the head beside an adapter; returns the file.
+
+        Args:
+            folder: That of the adapter.
+        """
+        from safetensors.torch import save_file
+
+        save_file(self.head.state(), folder / DRAFT_HEAD, {"format": "pt"})
+        return folder / DRAFT_HEAD
 
     def run(self) -> TrainingRun:
         """Train, from the last checkpoint on; returns what came of it."""

@@ -64,12 +64,10 @@ class OwnHead:
         UnsupportedError: It is built otherwise than the model's own layers.
     """
 
-    name = "its own head"
-
     def __init__(self, target: TargetModel, tensors: dict[str, Tensor]) -> None:
         import torch
 
-        self._target = target
+        self.target = target
         config = target.causal.config.get_text_config()
         kinds = list(getattr(config, "layer_types", None) or [_FULL])
         self._place = kinds.index(_FULL) if _FULL in kinds else 0
@@ -140,9 +138,9 @@ class OwnHead:
         import torch
         import transformers
 
-        parts, body, device = self.modules, self._target.body, self._target.device
+        parts, body, device = self.modules, self.target.body, self.target.device
         count = len(ids)
-        given = self._target.embedded(torch.tensor(list(ids), device=device)).float()
+        given = self.target.embedded(torch.tensor(list(ids), device=device)).float()
         given = parts["pre_fc_norm_embedding"](given)
         places = torch.arange(count, device=device)[None]
         cache = {self._cache_name: transformers.DynamicCache()}
@@ -172,7 +170,7 @@ class OwnHead:
         right = np.zeros((len(ids) - 1, ahead), bool)
         for at, states in enumerate(self.passes(ids[:-1], text.states, ahead)):
             # Pass `at` reads the token at i as a guess after the one at i - at.
-            likeliest = self._target.logits(states[at:]).argmax(-1).cpu().numpy()
+            likeliest = self.target.logits(states[at:]).argmax(-1).cpu().numpy()
             right[: len(likeliest), at] = likeliest == np.asarray(ids[at + 1 :])
         return right
 
