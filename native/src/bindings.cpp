@@ -69,6 +69,15 @@ static void row_powers(Floats x, Row w, RowOut out) {
     kanna::row_powers(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), w.data(), out.data());
 }
 
+using HalvesOut = nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+static void to_bfloat16(Floats x, HalvesOut out) {
+    if (out.shape(0) != x.shape(0) || out.shape(1) != x.shape(1)) throw nb::value_error("shapes do not fit");
+    require_aligned(x), require_aligned(out);
+    nb::gil_scoped_release release;
+    kanna::to_bfloat16(x.data(), int64_t(x.size()), out.data());
+}
+
 static void add_low_rank(Floats x, Floats left, Floats right, float factor, FloatsOut out) {
     const size_t rows = x.shape(0), cols = x.shape(1), rank = right.shape(0);
     if (left.shape(0) != rows || left.shape(1) != rank || right.shape(1) != cols || out.shape(0) != rows ||
@@ -128,6 +137,8 @@ NB_MODULE(_native, m) {
           "Encode float32 [rows, columns] into uint8 [rows, row bytes].");
     m.def("decode", &decode, "name"_a, "data"_a, "out"_a.noconvert(), "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
     m.def("row_powers", &row_powers, "x"_a, "w"_a, "out"_a.noconvert(), "Sums of squares of float32 [rows, columns], weighted by column.");
+    m.def("to_bfloat16", &to_bfloat16, "x"_a, "out"_a.noconvert(),
+          "Round float32 [rows, columns] to bfloat16, held as uint16.");
     m.def("add_low_rank", &add_low_rank, "x"_a, "left"_a, "right"_a, "factor"_a, "out"_a.noconvert(),
           "out = x + factor * (left @ right) of float32 [rows, columns], [rows, rank] and [rank, columns].");
     m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");

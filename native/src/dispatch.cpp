@@ -111,6 +111,8 @@ void row_powers(const float* x, int64_t rows, int64_t cols, const float* w, floa
     current().load()->row_powers(x, rows, cols, w, out);
 }
 
+void to_bfloat16(const float* x, int64_t count, uint16_t* out) { current().load()->to_bfloat16(x, count, out); }
+
 void add_low_rank(const LowRankJob& job) {
     const std::unique_ptr<float[]> panel(new float[static_cast<size_t>(job.rank * LOW_RANK_BAND)]);
     current().load()->add_low_rank(job, panel.get());

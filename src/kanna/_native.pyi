@@ -18,6 +18,9 @@ def decode(name: str, data: U8, out: F32) -> None:
 def row_powers(x: F32, w: F32, out: F32) -> None:
     """out[r] = sum over columns of x[r]² w, float32; one order of additions on every CPU."""
 
+def to_bfloat16(x: F32, out: NDArray[np.uint16]) -> None:
+    """Round float32 [rows, columns] to bfloat16, held as uint16; ties to even, NaN stays quiet."""
+
 def add_low_rank(x: F32, left: F32, right: F32, factor: float, out: F32) -> None:
     """Out = x + factor · left · right, float32 [rows, columns]; one order of sums on every CPU."""
 

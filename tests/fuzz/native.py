@@ -87,6 +87,8 @@ def improve(random: np.random.Generator, name: str, x: Any, data: Any, threads: 
     with np.errstate(all="ignore"):
         weights = values(random, cols)
         _native.row_powers(x, weights, np.empty(len(x), np.float32))
+        halves: Any = np.empty(x.shape, np.uint16)
+        _native.to_bfloat16(x, halves)
         rank = int(random.integers(0, 20))
         left, right = values(random, len(x), rank), values(random, rank, cols)
         _native.add_low_rank(x, left, right, float(random.choice(ODD)), np.empty_like(x))

@@ -36,6 +36,9 @@ void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out)
 // See Kernels::row_powers.
 void row_powers(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
 
+// See Kernels::to_bfloat16.
+void to_bfloat16(const float* x, int64_t count, uint16_t* out);
+
 // See Kernels::add_low_rank.
 void add_low_rank(const LowRankJob& job);
 

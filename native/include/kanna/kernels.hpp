@@ -73,6 +73,8 @@ struct Kernels {
     const char* isa;
     // out[r] = sum over c of x[r][c]^2 w[c], in one order of additions for every instruction set.
     void (*row_powers)(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
+    // To the nearest bfloat16, ties to even; a NaN stays one, made quiet.
+    void (*to_bfloat16)(const float* x, int64_t count, uint16_t* out);
     // rows[r][c] -= sum over k of factors[r][k] * panel[k * stride + c] for four rows and c < count, for k in order.
     void (*subtract_products)(double* const* rows, const double* const* factors, const double* panel, int64_t stride,
                               int64_t terms, int64_t count);

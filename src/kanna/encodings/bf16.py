@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from kanna import _native
 from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
-_AT_ONCE = 1 << 14
-"""Values that are rounded together: they stay in the nearest cache of a core."""
-
 
 def _encode(_: Encoding, x: F32, *__: object) -> U8:
-    values, out = x.reshape(-1), np.empty(x.shape, np.uint16)
-    bits, rounded = values.view(np.uint32), out.reshape(-1)
-    room = np.empty(min(_AT_ONCE, bits.size), np.uint32)
-    for start in range(0, bits.size, _AT_ONCE):
-        part = bits[start : start + _AT_ONCE]
-        total = room[: part.size]
-        np.right_shift(part, 16, out=total)
-        np.bitwise_and(total, 1, out=total)
-        np.add(total, 0x7FFF, out=total)
-        np.add(total, part, out=total)
-        np.right_shift(total, 16, out=total)
-        rounded[start : start + _AT_ONCE] = total
-    nan = np.isnan(values)
-    if nan.any():
-        rounded[nan] = ((bits[nan] >> 16) | 64).astype(np.uint16)
+    out = np.empty(x.shape, np.uint16)
+    _native.to_bfloat16(np.require(x, np.float32, ["C", "A"]), out)
     return out.view(np.uint8)
 
 
