@@ -14,7 +14,7 @@ from helpers.tiny_adapters import change_config
 
 import kanna
 from kanna.cli.main import cli
-from kanna.errors import SourceError, UsageError
+from kanna.errors import KannaError, SourceError, UsageError
 
 needs.package("trl")
 needs.llama_cpp()
@@ -125,3 +125,21 @@ def test_the_command(home: Path) -> None:
     assert CliRunner().invoke(cli, [*words, str(home / "weak.gguf"), *more]).exit_code == 1
     alone = CliRunner().invoke(cli, [*words, str(home / "lora.gguf"), "--data", "x.jsonl"])
     assert alone.exit_code == 2
+
+
+def test_an_adapter_is_held_beside_the_quantized_base_of_a_device(home: Path) -> None:
+    source, adapter = home / "source", home / "adapter"
+    kanna.calibrate(source, home / "moments", adapter=adapter, tokens=2048, device="cpu")
+    kanna.convert(
+        source, home / "device.gguf", preset="Q8_0", statistics=home / "moments", threads=1
+    )
+    result = verify(home, "lora.gguf", beside=home / "device.gguf")
+    assert result.ok and result.retention.share > 0.97
+    assert result.retention.kl != verify(home, "lora.gguf").retention.kl  # another file was read
+    assert verify(home, "weak.gguf", beside=home / "device.gguf").status == "failed"
+    with pytest.raises(UsageError, match="no adapter"):
+        verify(home, "tuned.gguf", beside=home / "device.gguf")
+    with pytest.raises(KannaError, match="absent"):
+        verify(home, "lora.gguf", beside=home / "absent.gguf")
+    with pytest.raises(UsageError, match="no adapter"):
+        kanna.verify(source, home / "device.gguf", beside=home / "device.gguf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ from kanna._util.locks import holding
 from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.results import Result
+from kanna.adapters import AdapterWeights
 from kanna.calibration import fingerprint, self_generated, statistics, texts
 from kanna.calibration import gradients as backward
+from kanna.calibration.adapted_passes import (
+    AdaptedPasses,
+    adapted_sources,
+    adapters_key,
+    refuse_parts,
+)
 from kanna.calibration.devices import CPU, check_device, serves
 from kanna.calibration.disk import check_disk
 from kanna.calibration.expert_coverage import coverage, facts
@@ -102,6 +110,7 @@ def calibrate(
     out: str | Path,
     *,
     calibration: Sequence[str | Path] | str | Path | None = None,
+    adapter: AdapterWeights | None = None,
     tokens: int = TOKENS,
     widest: int = WIDEST,
     shard: str | None = None,
@@ -127,6 +136,8 @@ def calibrate(
         out: The folder; statistics of the same source, text and settings are reused.
         calibration: Text and JSON-lines files, and `self` for text sampled from the model; None:
             the built-in set of prose, code, conversations and languages.
+        adapter: Adapters that will be switched on beside the quantized source: the text is read
+            without and with each of them, and all that their inputs are counts.
         tokens: Tokens to read; one window in eight is held out.
         widest: Columns up to which a whole second moment (the mean of x·xᵀ over inputs x) is
             stored; wider matrices get blocks along its diagonal.
@@ -149,6 +160,7 @@ def calibrate(
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     check_parts(shard, shards, on, several(calibration))
+    refuse_parts(adapter, shard, shards)
     opened = open_source(
         source,
         revision=revision,
@@ -157,19 +169,18 @@ def calibrate(
         progress=progress,
     )
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(
-            f"{folder} is a file", expected="a folder, which is made when it is absent"
-        )
+    _refuse_file(folder)
+    check_device(device)
     options = {"tokens": tokens, "widest": widest, "device": device}
     text = _read(opened, calibration, options, progress)
-    check_device(device)
     windows, key = text.windows, dict(text.key)
+    adapted = adapted_sources(opened, adapter, offline=offline)
+    key |= adapters_key(adapted, progress)
     if part is not None:
         windows = part.of(windows)
         key[statistics.SHARD] = asdict(part) | {"first": windows.first}
     reused = not overwrite and _is_complete(folder, key, device)
-    if shards is not None:
+    if shards is not None or adapted:
         reused = reused and (not gradients or (folder / backward.FILE).is_file())
     if not reused:
         extras.require(EXTRA, "calibration", ("torch", "transformers"))
@@ -182,9 +193,13 @@ def calibrate(
             )
             call = text.call(opened, options | {"gradients": gradients})
             whole.write(folder, call, on or LOCAL, on_set, progress)
+        elif adapted and not reused:
+            write = partial(_write, sketched=text.model, device=device, progress=progress)
+            passes = AdaptedPasses(adapted, text.model, windows, key, gradients, device)
+            notes = passes.run(folder, write, progress)
         elif not reused:
             _write(text.model, windows, folder, key, device=device, progress=progress)
-        if gradients and shards is None:
+        if gradients and shards is None and not adapted:
             digest = statistics.read(folder, shard=part is not None).sha256
             notes = backward.gradients(
                 text.model, windows, folder, digest, device=device, progress=progress
@@ -197,6 +212,13 @@ def calibrate(
         seconds=time.perf_counter() - started,
         notes=notes,
     )
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            f"{folder} is a file", expected="a folder, which is made when it is absent"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +280,12 @@ def _write(
     *,
     device: str | None,
     progress: Progress,
+    sketched: Model | None = None,
 ) -> None:
-    """Run the text through the model and write the folder of its statistics."""
+    """Run the text through the model and write the folder of its statistics.
+
+    They are of `sketched`, where that is another one.
+    """
     sweep_for(folder)
     check_disk(model, windows.ids.size, key["widest"], folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -272,7 +298,7 @@ def _write(
     except OSError as error:
         raise explain(error, folder) from error
     write_text(folder / HELD_TEXT, windows.held_text)
-    fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
+    fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(sketched or model))
     index = key | {statistics.DEVICE: made.device, "sites": made.sites}
     if made.remarks:
         index[statistics.REMARKS] = made.remarks

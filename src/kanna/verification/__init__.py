@@ -61,6 +61,7 @@ def verify(
     backend: str | None = None,
     provider: str | None = None,
     adapter: AdapterWeights | None = None,
+    beside: str | Path | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
     gate: str | Path | None = None,
@@ -92,6 +93,8 @@ def verify(
             where that is not here, hold it to what is published of it.
         adapter: Adapters that were merged into the source: what was made of both is checked, and
             how much of their gain it keeps. The file may be one of them alone, in GGUF.
+        beside: With an adapter alone: the file of the base that it will lie beside, such as a
+            quantized one; None: the base as it is.
         data: Held-out examples to measure that by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
         gate: A file to write the checks to, with the hashes of the files: `kanna.push` asks for it.
@@ -124,14 +127,16 @@ def verify(
                 base=opened,
                 adapters=open_adapters(adapter, offline=offline),
                 artefact=artefact,
+                beside=gains.base_beside(artefact, beside, offline=offline, progress=progress),
                 data=data,
                 least=retention,
                 threads=threads,
             ),
             progress,
         )
-    elif data is not None:
-        raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
+    elif data is not None or beside is not None:
+        named = "held-out examples were" if data is not None else f"--beside {beside} was"
+        raise UsageError(f"{named} named, and no adapter", expected="--adapter")
     else:
         checks = _checks(opened, artefact, threads, progress)
     proof = _on_device(artefact, backend, provider, threads=threads, progress=progress)
@@ -210,6 +215,7 @@ class _AdaptedCase:
     base: Source
     adapters: list[tuple[LoraAdapter, float]]
     artefact: Path
+    beside: Path | None
     data: str | Path | Sequence[str | Path] | None
     least: float
     threads: int | None
@@ -230,14 +236,19 @@ def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check],
         gains.RetentionCase(
             base=case.base,
             tuned=tuned,
-            artefacts=[case.artefact],
+            artefacts=[
+                case.artefact
+                if case.beside is None
+                else gains.BesideBase(base=case.beside, adapter=case.artefact)
+            ],
             examples=held,
             threads=case.threads or default_threads(),
         ),
         case.least,
         progress,
     )
-    return made + gains.check(measured, alone=alone), measured
+    # Beside a base in few bits an adapter computes what no merged model does.
+    return made + gains.check(measured, alone=alone and case.beside is None), measured
 
 
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.adapters import LoraAdapter
 from kanna.checks import Check, Retention
-from kanna.errors import UsageError
+from kanna.errors import NotFoundError, UsageError
 from kanna.evaluation.divergence import F64, compare
 from kanna.evaluation.reference import (
     open_for_scoring,
@@ -27,7 +28,7 @@ from kanna.evaluation.reference_check import require
 from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
-from kanna.sources import Source
+from kanna.sources import Source, locate
 from kanna.training import examples, learned
 from kanna.training.examples import HELD_OUT
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
@@ -82,6 +83,35 @@ class RetentionCase:
 def is_adapter(path: Path) -> bool:
     """Whether a file is an adapter in GGUF."""
     return path.is_file() and gguf.read(path).value("general.type") == "adapter"
+
+
+def base_beside(
+    artefact: Path, beside: str | Path | None, *, offline: bool, progress: Progress
+) -> Path | None:
+    """The file of the base that an adapter lies beside; None: it is not named.
+
+    Args:
+        artefact: The adapter alone.
+        beside: That file, as it was named.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported.
+
+    Raises:
+        UsageError: What is to lie beside it is no adapter in GGUF.
+        NotFoundError: There is no such file.
+    """
+    if beside is None:
+        return None
+    if not is_adapter(artefact):
+        raise UsageError(
+            f"--beside with {artefact}, which is no adapter",
+            expected="an adapter alone, in GGUF",
+            todo="kanna convert SRC --adapter FOLDER -o lora.gguf writes it",
+        )
+    base = locate(beside, offline=offline, check=False, progress=progress)
+    if not base.is_file():
+        raise NotFoundError(absent(base), expected="a GGUF of the base, which --beside names")
+    return base
 
 
 def held_out(

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     "(sampled from SRC); may be repeated. [default: built in]",
 )
 @click.option(
+    "--adapter",
+    type=options.MODEL,
+    multiple=True,
+    metavar="FOLDER",
+    help="An adapter that will lie beside the quantized SRC: the text is read without and with "
+    "it; may be repeated.",
+)
+@click.option(
     "--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read."
 )
 @click.option(
@@ -58,7 +66,11 @@ if TYPE_CHECKING:
 @options.revision
 @options.offline
 def calibrate_command(
-    terminal: Terminal, source: str, calibration: tuple[Path, ...], **choices: Any
+    terminal: Terminal,
+    source: str,
+    calibration: tuple[Path, ...],
+    adapter: tuple[str, ...],
+    **choices: Any,
 ) -> None:
     """Run text through SRC and keep, for every matrix, the second moment of its inputs.
 
@@ -70,7 +82,11 @@ def calibrate_command(
     from kanna.calibration import calibrate
 
     result = calibrate(
-        source, calibration=calibration or None, progress=terminal.progress(memory=True), **choices
+        source,
+        calibration=calibration or None,
+        adapter=list(adapter) or None,
+        progress=terminal.progress(memory=True),
+        **choices,
     )
     terminal.result(result, _draw)
 

@@ -33,6 +33,13 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
     help="An adapter that was merged into SRC: measure what FILE keeps of its gain. FILE "
     "may be that adapter alone, in GGUF. FOLDER or FOLDER=WEIGHT; may be given several times.",
 )
+@click.option(
+    "--beside",
+    type=options.MODEL,
+    metavar="BASE",
+    help="With an adapter alone: the GGUF of its base that it will lie beside, such as a quantized "
+    "one. [default: the base in float32]",
+)
 @options.held_out
 @options.retention
 @click.option(

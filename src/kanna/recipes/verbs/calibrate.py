@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kanna.recipes.verbs.base import (
+    ADAPTER,
     ANY,
     IMATRIX,
     MODEL,
@@ -28,7 +29,7 @@ def _inside(name: str) -> Figure:
 
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "calibration": kinds(TEXT)},
+    inputs={"source": kinds(MODEL), "calibration": kinds(TEXT), "adapter": kinds(ADAPTER)},
     outputs={
         "statistics": StepFile(kind=STATISTICS, path=at("folder"), about="for convert"),
         "imatrix": StepFile(kind=IMATRIX, path=_inside("imatrix.gguf"), about="for llama.cpp"),

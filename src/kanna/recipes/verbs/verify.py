@@ -19,6 +19,7 @@ VERB = StepVerb(
         "source": kinds(MODEL),
         "artefact": kinds(MODEL, ADAPTER),
         "adapter": kinds(ADAPTER),
+        "beside": kinds(MODEL),
         "data": kinds(TEXT),
         "mmproj": kinds(MODEL),
     },
