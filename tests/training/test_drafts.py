@@ -233,17 +233,17 @@ def test_a_draft_model_follows_the_tuned_one(home: Path, followed: kanna.AdaptRe
     assert draft.kind == "hf" and (out / PROMPTS).is_file()
     needs.llama_cpp()
     for side, figures in done.draft["runtime"].items():
-        print(f"MEASURE {side} torch {sides[side]:.3f} llama.cpp {figures['acceptance']:.3f}")
         assert figures["acceptance"] == pytest.approx(sides[side], abs=0.08)
     assert set(done.draft["runtime"]) == {"tuned", "retrained"}
     assert "drafter retrained, in llama.cpp" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "draft", "whole", "name"),
     [
         ("llama", "llama", "beside", f"{DRAFT_MODEL}/model.safetensors"),
-        pytest.param("source", OWN_HEAD, "out", DRAFT_HEAD, marks=pytest.mark.slow),
+        ("source", OWN_HEAD, "out", DRAFT_HEAD),
     ],
 )
 def test_a_drafter_whose_training_is_killed_comes_to_the_same_values(

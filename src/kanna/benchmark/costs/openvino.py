@@ -67,7 +67,7 @@ def _compiled(folder: Path, graph: ir.Graph, weights: Weights, encoding: str, th
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": presets.runtime_options([encoding])[
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": presets.runtime_options([encoding], capped=False)[
             "DYNAMIC_QUANTIZATION_GROUP_SIZE"
         ],
     }
