@@ -83,7 +83,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     model = {"model": {"type": "llama", "decoder": {"filename": "model.onnx"}}}
     (base / "onnx" / "genai_config.json").write_text(json.dumps(model))
     (base / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
-    (base / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    words = ["fox", "dog", "river", "castle", "engine", "violin", "harbour", "desert"]
+    pairs = [{"prompt": f"{a} of {b}", "completion": b} for a in words for b in words if a != b]
+    (base / "data.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     recipe = "name: one\nsteps:\n  what:\n    verb: inspect\n    with: {source: ./source}\n"
     (base / "recipe.yaml").write_text(recipe)
     (base / "source").mkdir()

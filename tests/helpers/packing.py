@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from kanna.cli.main import cli
 from kanna.packaging import targets
 
-ALL = targets.names()
+ALL = [name for name in targets.names() if targets.get(name).arranges is None]
+"""Targets that share a folder."""
 CHATML = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
     "<|im_start|>system\nBe kind.<|im_end|>\n"

@@ -190,7 +190,7 @@ def test_a_hub_that_does_not_answer(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert kanna.inspect("org/tiny").num_tensors == 30
     assert "the copy in the cache is used" in caplog.text
-    with pytest.raises(SourceError, match="could not be fetched"):
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE forbids to fetch it"):
         kanna.inspect("org/other")
 
 

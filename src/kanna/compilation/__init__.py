@@ -23,6 +23,7 @@ from kanna.formats.onnx import files
 from kanna.formats.stream import replacing
 from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile
+from kanna.sources import locate
 
 __all__ = ["CompiledGraph", "CompileResult", "compile"]
 
@@ -87,6 +88,7 @@ def compile(
     out: str | Path,
     *,
     provider: str,
+    offline: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CompileResult:
@@ -95,10 +97,11 @@ def compile(
     Each graph is compiled in a process of its own and loaded again from what was written.
 
     Args:
-        folder: An ONNX folder of a decoder.
+        folder: An ONNX folder of a decoder, or a hub id of one.
         out: The folder to write; it gets its name when all of it is there.
         provider: An execution provider that compiles, such as qnn or openvino; what it compiles
             for is in its profile (`options`).
+        offline: Use only what is on this machine.
         overwrite: Replace what is at `out`.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
 
@@ -112,7 +115,8 @@ def compile(
         UnsupportedError: The provider compiles nothing of a graph.
         OutputError: `out` exists.
     """
-    source, target, profile = Path(folder), Path(out), providers.get(provider)
+    target, profile, bar = Path(out), providers.get(provider), shown(progress)
+    source = locate(folder, offline=offline, progress=bar)
     if not files.is_onnx(source) or files.is_encoder(source):
         raise UsageError(
             f"{source} cannot be compiled",
@@ -127,7 +131,6 @@ def compile(
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists", todo="choose another name, or add --overwrite")
     graphs = [known.prefill, known.graph] if known.prefill else [known.graph]
-    bar = shown(progress)
     bar.start(f"compile for {profile.name}", len(graphs), "graphs")
     made: dict[str, CompiledGraph] = {}
     try:

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     shell_complete=shells.providers,
     help="The execution provider of onnxruntime whose compiler is asked, such as qnn or openvino.",
 )
+@options.offline
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
-def compile_command(
-    terminal: Terminal, folder: str, out: Path, provider: str, overwrite: bool
-) -> None:
+def compile_command(terminal: Terminal, folder: str, out: Path, **choices: Any) -> None:
     """Compile an ONNX folder for a device ahead of time: a context binary per graph.
 
     The compiler comes with the execution provider (`pip install onnxruntime-qnn`); what it compiles
@@ -37,9 +36,7 @@ def compile_command(
     """
     from kanna.compilation import compile
 
-    result = compile(
-        folder, out, provider=provider, overwrite=overwrite, progress=terminal.progress()
-    )
+    result = compile(folder, out, progress=terminal.progress(), **choices)
     terminal.result(result, _draw)
 
 
