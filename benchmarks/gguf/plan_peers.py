@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 from benchmarks.common import evaluation_text, llamacpp, processes, tables, workload
 from benchmarks.common.optimize_stages import StageRunner
 from benchmarks.common.processes import Run
@@ -147,7 +148,9 @@ def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict
     plan, ours = work.folder / "peers" / "plan.json", work.folder / "peers" / "ours.gguf"
     stages.run("allocate", theirs.stat().st_size, plan)
     stages.write(plan, ours)
-    kl = _divergences(work, [theirs, ours])
+    scored = work.folder / "peers" / "theirs.gguf"
+    _with_metadata(theirs, work.path, scored)
+    kl = _divergences(work, [scored, ours])
     return {
         "MB": theirs.stat().st_size / 1e6,
         "MB ours": ours.stat().st_size / 1e6,
@@ -177,6 +180,27 @@ def _divergences(work: Workload, files: list[Path]) -> list[float]:
         for text in texts.values()
     ]
     return [sum(column) / len(of) for column in zip(*of, strict=True)]
+
+
+def _with_metadata(theirs: Path, source: Path, out: Path) -> None:
+    """Write the tensors of one file with the metadata of another.
+
+    What auto-round writes of a SentencePiece vocabulary splits text otherwise than the model does,
+    which is no matter of its values.
+    """
+    values, about = gguf.GGUFReader(theirs), gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(out, str(about.fields["general.architecture"].contents()))
+    for key, part in about.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            sub = part.types[1] if part.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, part.contents(), part.types[0], sub)
+    for tensor in values.tensors:
+        if tensor.name in {t.name for t in about.tensors}:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _run(command: list[Any], **environment: str) -> Run:
