@@ -204,7 +204,7 @@ def _with_metadata(theirs: Path, source: Path, out: Path) -> None:
 
 
 def _run(command: list[Any], **environment: str) -> Run:
-    return processes.run([str(part) for part in command], children=True, **environment)
+    return processes.run([str(part) for part in command], children=True, cwd=None, **environment)
 
 
 def _largest(folder: Path) -> Path:
