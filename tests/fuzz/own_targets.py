@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from helpers import picture_files
+from helpers.profiles import known
 
 from fuzz import mutation
 from fuzz.target import Target, json_file
@@ -141,27 +142,19 @@ def own_files(folder: Path) -> dict[str, Target]:
 
 def _device() -> dict[str, Any]:
     """A target profile; JSON is YAML."""
-
-    def figure(value: object) -> dict[str, object]:
-        return {"value": value, "basis": "measured", "source": "a desk"}
-
-    cpu = {"operators": "CPU", "efficiency": figure(0.5), "error": figure(0.2)}
+    cpu = {"operators": "CPU", "efficiency": known(0.5), "error": known(0.2)}
     return {
         "title": "Board",
-        "memory": {"2gb": {"total": figure("2GiB"), "available": figure("1GiB")}},
-        "bandwidth": figure("10GB"),
-        "cores": figure(4),
-        "context": figure(2048),
-        "backends": {"cpu": cpu | {"memory": figure("1GB"), "gigaflops": figure(9)}},
+        "memory": {"2gb": {"total": known("2GiB"), "available": known("1GiB")}},
+        "bandwidth": known("10GB"),
+        "cores": known(4),
+        "context": known(2048),
+        "backends": {"cpu": cpu | {"memory": known("1GB"), "gigaflops": known(9)}},
     }
 
 
 def _provider() -> dict[str, Any]:
     """A profile of an execution provider; JSON is YAML."""
-
-    def figure(value: object) -> dict[str, object]:
-        return {"value": value, "basis": "measured", "source": "a desk"}
-
     return {
         "title": "Board",
         "provider": "BoardExecutionProvider",
@@ -171,10 +164,10 @@ def _provider() -> dict[str, Any]:
         "plugin": {"module": "board", "paths": {"path": "get"}},
         "options": {"a": "b"},
         "checked": "2026-11-30",
-        "opset": figure(21),
-        "static_shapes": figure(True),
-        "layout": figure("any"),
-        "bits": figure([4]),
-        "block_sizes": figure([32]),
+        "opset": known(21),
+        "static_shapes": known(True),
+        "layout": known("any"),
+        "bits": known([4]),
+        "block_sizes": known([32]),
         "operators": {"basis": "measured", "source": "a desk", "names": {"MatMul": ["float"]}},
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers import profiles
+from helpers.profiles import known
 
 from kanna.conversion import onnx_provider
 from kanna.errors import FormatError, KannaError, PlanError, UsageError
@@ -26,10 +27,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def good() -> dict[str, Any]:
     """A profile as a user would write it."""
-
-    def known(value: object) -> dict[str, object]:
-        return {"value": value, "basis": "measured", "source": "my desk"}
-
     return {
         "title": "A board's NPU",
         "provider": "BoardExecutionProvider",
@@ -51,15 +48,7 @@ def good() -> dict[str, Any]:
 
 def changed(path: str, value: object) -> dict[str, Any]:
     """The good profile with one value changed, or taken out where it is None."""
-    profile = copy.deepcopy(good())
-    *above, last = path.split("/")
-    part = profile
-    for key in above:
-        part = part[key]
-    part[last] = value
-    if value is None:
-        del part[last]
-    return profile
+    return profiles.changed(good(), path, value)
 
 
 @pytest.mark.parametrize("name", providers.names())

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from helpers import profiles
+from helpers.profiles import known
 
 import kanna
 from kanna import encodings
@@ -33,10 +35,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def good() -> dict[str, Any]:
     """A profile as a user would write it."""
-
-    def known(value: object) -> dict[str, object]:
-        return {"value": value, "basis": "measured", "source": "my desk"}
-
     return {
         "title": "Board",
         "memory": {"2gb": {"total": known("2GiB"), "available": known("1.5GiB")}},
@@ -51,15 +49,7 @@ def good() -> dict[str, Any]:
 
 def changed(path: str, value: object) -> dict[str, Any]:
     """The good profile with one value changed, or taken out where it is None."""
-    profile = good()
-    *above, last = path.split("/")
-    part = profile
-    for key in above:
-        part = part[key]
-    part[last] = value
-    if value is None:
-        del part[last]
-    return profile
+    return profiles.changed(good(), path, value)
 
 
 @pytest.mark.parametrize("name", targets.names())

@@ -21,7 +21,7 @@ from kanna.calibration import gradients
 from kanna.calibration import statistics as stored
 from kanna.calibration.shards.merging import merged
 from kanna.calibration.windows import CalibrationWindows
-from kanna.errors import KannaError, UsageError
+from kanna.errors import UsageError
 from kanna.model import Model
 from kanna.sources import Source
 
@@ -107,7 +107,7 @@ class AdaptedPasses:
             key = self._key(number)
             adapted = self.adapted[number - 1] if number else None
             model = self.base if adapted is None else families.load_decoder(adapted)
-            if not _is_there(folder, key):
+            if not stored.is_shard_of(folder, key):
                 write(model, self.windows, folder, key)
             if adapted is not None:  # the held-out text is once in what is merged
                 write_text(folder / stored.HELD_TEXT, "")
@@ -124,11 +124,3 @@ class AdaptedPasses:
     def _key(self, number: int) -> dict[str, Any]:
         count = len(self.adapted) + 1
         return dict(self.key) | {stored.SHARD: {"number": number + 1, "count": count, "first": 0}}
-
-
-def _is_there(folder: Path, key: Mapping[str, Any]) -> bool:
-    try:
-        info = stored.read(folder, shard=True).info
-    except KannaError:
-        return False
-    return {name: info.get(name) for name in key} == key

@@ -20,6 +20,7 @@ sketch.safetensors                       some values of the source, see `fingerp
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from kanna.calibration import fingerprint, imatrix
 from kanna.calibration.devices import CPU
 from kanna.calibration.shrinkage import blended
 from kanna.calibration.sites import is_stack
-from kanna.errors import FormatError, PlanError, SourceError
+from kanna.errors import FormatError, KannaError, PlanError, SourceError
 from kanna.formats.text_files import read_object
 from kanna.methods.hessian import ExpertMoments, SecondMoment
 from kanna.model import F32, Model, columns
@@ -254,6 +255,20 @@ class Statistics:
 def is_statistics(folder: Path) -> bool:
     """Whether a folder is one of statistics."""
     return (folder / INDEX).is_file() and (folder / FINGERPRINT).is_file()
+
+
+def is_shard_of(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Whether an earlier run wrote the statistics of a shard under this key.
+
+    Args:
+        folder: Where they would be.
+        key: What they depend on, the shard included.
+    """
+    try:
+        info = read(folder, shard=True).info
+    except KannaError:
+        return False
+    return {name: info.get(name) for name in key} == key
 
 
 def read(folder: Path | str, *, shard: bool = False) -> Statistics:

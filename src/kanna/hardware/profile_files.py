@@ -35,6 +35,16 @@ class _ProfileLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def profiles_in(ours: Path, own: Path) -> dict[str, Path]:
+    """Profiles by name; one of the user takes the place of ours of the same name.
+
+    Args:
+        ours: The folder of the package.
+        own: The user's, which need not be there.
+    """
+    return {path.stem: path for folder in (ours, own) for path in sorted(folder.glob("*.yaml"))}
+
+
 @dataclass(frozen=True, slots=True)
 class ProfilePart:
     """An object of a profile.

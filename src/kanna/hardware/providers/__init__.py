@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kanna._util.folders import config_folder
 from kanna.errors import UsageError
+from kanna.hardware.profile_files import profiles_in
 from kanna.hardware.providers.base import Plugin, ProviderOperators, ProviderProfile
 from kanna.hardware.providers.reading import read
 
@@ -26,8 +27,7 @@ def own_folder() -> Path:
 
 def files() -> Mapping[str, Path]:
     """Profiles by name; one of the user takes the place of ours of the same name."""
-    folders = (_HERE, own_folder())
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return profiles_in(_HERE, own_folder())
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kanna._util.folders import config_folder
 from kanna.errors import UsageError
+from kanna.hardware.profile_files import profiles_in
 from kanna.hardware.targets.base import DeviceBackend, DeviceProfile, Figure, TargetChoice
 from kanna.hardware.targets.reading import read
 
@@ -39,8 +40,7 @@ def own_folder() -> Path:
 
 def files() -> Mapping[str, Path]:
     """Profiles by name; one of the user takes the place of ours of the same name."""
-    folders = (_HERE, own_folder())
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return profiles_in(_HERE, own_folder())
 
 
 def names() -> list[str]:

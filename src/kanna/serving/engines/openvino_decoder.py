@@ -9,18 +9,16 @@ logits, which biases, the likeliest tokens and the scoring of a prompt need.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanna._util import extras
-from kanna.errors import FormatError, MissingError
 from kanna.formats.openvino import graphs
 from kanna.model import F32
 from kanna.serving.engines._jobs import AdapterScales
+from kanna.serving.engines._openvino_loading import cpu_options, load_module, refusals
 
 _BLOCK_AXIS = 2
 """The axis of a cache of values along which the tokens of a block lie."""
@@ -37,31 +35,18 @@ class OpenVINODecoder:
     """
 
     def __init__(self, folder: Path, *, context: int, rows: int, threads: int | None) -> None:
-        try:
-            self._openvino: Any = importlib.import_module("openvino")
-            passes: Any = importlib.import_module("openvino._offline_transformations")
-        except ImportError as error:
-            raise MissingError(
-                f"OpenVINO does not load: {error}", todo=extras.command("openvino")
-            ) from error
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
+        self._openvino = load_module()
+        passes = load_module("openvino._offline_transformations")
+        with refusals(folder):
             core = self._openvino.Core()
             graph = graphs.load(core, folder)
             passes.paged_attention_transformation(graph)
-            compiled = core.compile_model(graph, "CPU", options)
+            compiled = core.compile_model(graph, "CPU", cpu_options(threads))
             self._request: Any = compiled.create_infer_request()
             self.vocab_size = int(compiled.output("logits").partial_shape[2].get_length())
             caches = [port for port in compiled.inputs if "_cache." in port.any_name]
             values = next(port for port in caches if port.any_name.startswith("value_cache."))
             self._block = int(values.partial_shape[_BLOCK_AXIS].get_length())
-        except (RuntimeError, StopIteration) as error:
-            reason = " ".join(str(error).split())[:400] or "it keeps no keys and values"
-            raise FormatError(
-                f"OpenVINO cannot serve {folder}: {reason}", todo="convert again"
-            ) from error
         self.context = context
         self._row_blocks = -(-context // self._block)
         for port in caches:

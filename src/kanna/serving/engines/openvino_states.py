@@ -7,19 +7,17 @@ other.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanna._util import extras
-from kanna.errors import FormatError, MissingError
 from kanna.formats.openvino import graphs
 from kanna.formats.openvino.decoder import INPUTS, LOGITS
 from kanna.model import F32
 from kanna.serving.engines._jobs import AdapterScales
+from kanna.serving.engines._openvino_loading import cpu_options, load_module, refusals
 
 
 class StatefulDecoder:
@@ -31,25 +29,12 @@ class StatefulDecoder:
     """
 
     def __init__(self, folder: Path, *, context: int, rows: int, threads: int | None) -> None:
-        try:
-            openvino: Any = importlib.import_module("openvino")
-        except ImportError as error:
-            raise MissingError(
-                f"OpenVINO does not load: {error}", todo=extras.command("openvino")
-            ) from error
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
+        openvino = load_module()
+        with refusals(folder):
             core = openvino.Core()
-            compiled = core.compile_model(graphs.load(core, folder), "CPU", options)
+            compiled = core.compile_model(graphs.load(core, folder), "CPU", cpu_options(threads))
             self._requests: list[Any] = [compiled.create_infer_request() for _ in range(rows)]
             self.vocab_size = int(compiled.output(LOGITS).partial_shape[2].get_length())
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:400]
-            raise FormatError(
-                f"OpenVINO cannot serve {folder}: {reason}", todo="convert again"
-            ) from error
         self.context = context
         self._lengths: list[int] = []
 
