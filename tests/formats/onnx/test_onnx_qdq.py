@@ -13,9 +13,10 @@ from helpers.onnx_logits import logits
 
 import kanna
 from kanna.evaluation.divergence import compare
-from kanna.formats.onnx import files, qdq, ranges
+from kanna.formats.onnx import column_codes, files, qdq, ranges
 from kanna.formats.onnx.float_graph import FloatGraph
 
+numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytest.importorskip("onnxruntime_genai")
 IDS = np.random.default_rng(0).integers(3, 500, (1, 96))
 
@@ -75,24 +76,45 @@ def test_codes_of_four_bits_are_packed_as_onnxruntime_reads_them(tmp_path: Path)
     assert np.array_equal(got, codes * np.array([1, 2, 4], np.float32))
 
 
-def test_scales_are_closer_than_those_of_the_largest_value() -> None:
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.6), (4, 0.5)])
+def test_codes_give_closer_products_than_nearest_ones(bits: int, share: float) -> None:
+    """On inputs that hang together, other ones than the second moment is of."""
     rng = np.random.default_rng(2)
-    weight = rng.standard_normal((256, 40)).astype(np.float32)
-    moments = (rng.random(256) ** 4).astype(np.float32)
-    scales = qdq.weight_scales(weight, moments, 4)
-    largest = np.abs(weight).max(axis=0) / 7
+    mixing = rng.standard_normal((96, 96)) * rng.random(96) ** 4
+    fitted, held = (rng.standard_normal((2048, 96)) @ mixing for _ in range(2))
+    weight = rng.standard_normal((96, 40)).astype(np.float32)
+    second = (fitted.T @ fitted / len(fitted)).astype(np.float32)
+    chosen = column_codes.choose(weight, second, bits)
+    most = 2 ** (bits - 1) - 1
+    assert np.abs(chosen.codes.astype(int)).max() <= most
 
-    def error(scale: np.ndarray) -> float:
-        codes = np.clip(np.round(weight / scale), -7, 7)
-        return float((moments @ np.square(codes * scale - weight)).sum())
+    def error(rounded: np.ndarray) -> float:
+        return float(np.square(held @ (rounded - weight)).sum())
 
-    assert error(scales) < 0.9 * error(largest)
+    step = np.abs(weight).max(axis=0) / most
+    assert error(chosen.codes * chosen.scales) < share * error(np.round(weight / step) * step)
+
+
+def test_ranges_have_room_for_other_text(made: dict[str, Path]) -> None:
+    """Text whose activations are larger than those of the calibration is not cut off."""
+    graph = files.load(made["w8a16"] / "model.onnx").graph
+    held = {t.name: t for t in graph.initializer}
+    source = FloatGraph(made["fp32"] / "model.onnx")
+    names = [n.input[0] for n in source.products(["lm_head"], ())]
+    other = np.random.default_rng(9).integers(3, 500, (1, 200))
+    batches = source.run([calibration(source, made["fp32"]) | {"input_ids": other}], names)
+    for name, (low, high) in ranges.ranges(batches, "minmax").items():
+        scale, zero = (
+            numpy_helper.to_array(held[f"{name}_{part}"]).astype(float)
+            for part in ("scale", "zero_point")
+        )
+        assert -zero * scale < low and high < (65535 - zero) * scale
 
 
 def calibration(graph: FloatGraph, folder: Path) -> dict[str, Any]:
     """One text, as the inputs of a graph."""
     decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
-    ids = np.random.default_rng(3).integers(3, 500, (1, 256))
+    ids = np.random.default_rng(3).integers(3, 500, (1, 200))
     empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
     pasts = [i.name for i in graph.model.graph.input if i.name.startswith("past")]
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)} | dict.fromkeys(pasts, empty)

@@ -1,8 +1,7 @@
 """QDQ nodes as NPUs take them: codes of activations and of weights, each beside its scale.
 
 Every product reads activations of 16 bits, asymmetric with one range per tensor, and gives them;
-its weights are symmetric with a scale per column. Scales of weights are searched: of several steps
-below the one that holds the largest value, that of the least error on what the product reads.
+its weights are symmetric with a scale per column (column_codes.py).
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from kanna.formats.onnx import node_order, ranges
+from kanna.formats.onnx import column_codes, node_order, ranges
+from kanna.formats.onnx.column_codes import ColumnCodes
 from kanna.formats.onnx.float_graph import FloatGraph
 from kanna.model import F32
 
 _INT8, _INT4 = 3, 22
 """Types of onnx.TensorProto."""
 _ACTIVATION = (1 << 16) - 1
-_TRIED = {8: np.linspace(0.9, 1.0, 3), 4: np.linspace(0.5, 1.0, 26)}
-"""Shares of the step that holds the largest value, by bits of a weight."""
-_COLUMNS = 1024
-"""Columns that are searched at once."""
+ROOM = 1.5
+"""What a range has beyond the values that were seen: other text reaches further, and a value that
+is cut off costs far more than steps of 16 bits that are half as wide again."""
+_MOMENTS = 1 << 30
+"""Bytes of second moments in memory at once; where more are needed, the text is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +47,6 @@ class ActivationRange:
         return cls(scale, round(-low / scale))
 
 
-def weight_scales(weight: F32, moments: F32, bits: int) -> F32:
-    """The scale of each column, f32 [out].
-
-    Args:
-        weight: f32 [in, out].
-        moments: Mean square of every input, f32 [in].
-        bits: Of a code, whose lowest one is not used.
-    """
-    most = 2 ** (bits - 1) - 1
-    scales = np.empty(weight.shape[1], np.float32)
-    for start in range(0, weight.shape[1], _COLUMNS):
-        part = weight[:, start : start + _COLUMNS]
-        full = np.maximum(np.abs(part).max(axis=0), 1e-12) / most
-        shares = _TRIED[bits]
-        steps = [(full * share).astype(np.float32) for share in shares]
-        errors = [moments @ np.square(_rounded(part, step, most) - part) for step in steps]
-        scales[start : start + _COLUMNS] = full * shares[np.argmin(errors, axis=0)]
-    return scales
-
-
-def _rounded(weight: F32, scale: F32, most: int) -> F32:
-    return np.clip(np.round(weight / scale), -most, most) * scale
-
-
 def quantize(
     graph: FloatGraph, products: Sequence[Any], feeds: Sequence[Mapping[str, Any]], bits: int
 ) -> Any:
@@ -82,27 +59,58 @@ def quantize(
         bits: Of a weight.
     """
     chosen = [node for node in products if node.op_type == "MatMul"]
-    inputs = {node.input[0] for node in chosen}
-    names = sorted(inputs | {node.output[0] for node in chosen})
-    squares: dict[str, list[F32]] = {name: [] for name in inputs}
-
-    def watched() -> Iterator[dict[str, F32]]:
-        for batch in graph.run(feeds, names):
-            for name in inputs:
-                squares[name].append(np.square(batch[name]).mean(axis=0))
-            yield batch
-
-    limits = ranges.ranges(watched(), "minmax")
-    weights = {node.input[1]: graph.get(node.input[1]) for node in chosen}
+    limits: dict[str, tuple[float, float]] = {}
+    weights: dict[str, ColumnCodes] = {}
+    for part in _within_memory(graph, chosen):
+        moments: dict[str, F32] = {}
+        limits |= ranges.ranges(_watched(graph, feeds, part, moments), "minmax")
+        for node in part:
+            name = node.input[1]
+            if name not in weights:
+                wanted = 8 if name.startswith("lm_head") else bits
+                moment = moments[node.input[0]]
+                weights[name] = column_codes.choose(graph.get(name), moment, wanted)
     insert(
         graph.model,
         chosen,
-        limits=limits,
-        moments={name: np.mean(seen, axis=0) for name, seen in squares.items()},
+        limits={name: (ROOM * low, ROOM * high) for name, (low, high) in limits.items()},
         weights=weights,
         bits={name: 8 if name.startswith("lm_head") else bits for name in weights},
     )
     return graph.model
+
+
+def _within_memory(graph: FloatGraph, products: Sequence[Any]) -> list[list[Any]]:
+    """Products in parts whose inputs have second moments of `_MOMENTS` bytes at most."""
+    parts: list[list[Any]] = [[]]
+    inputs: dict[str, int] = {}
+    for node in products:
+        nbytes = 4 * graph.values[node.input[1]].dims[0] ** 2
+        if node.input[0] not in inputs and sum(inputs.values()) + nbytes > _MOMENTS and parts[-1]:
+            parts.append([])
+            inputs = {}
+        inputs[node.input[0]] = nbytes
+        parts[-1].append(node)
+    return parts
+
+
+def _watched(
+    graph: FloatGraph,
+    feeds: Sequence[Mapping[str, Any]],
+    products: Sequence[Any],
+    moments: dict[str, F32],
+) -> Iterator[dict[str, F32]]:
+    """What products read and give, of every feed; `moments` holds the mean of x xᵀ at the end."""
+    inputs = {node.input[0] for node in products}
+    rows = 0
+    for batch in graph.run(feeds, sorted(inputs | {node.output[0] for node in products})):
+        for name in inputs:
+            square = batch[name].T @ batch[name]
+            moments[name] = moments[name] + square if name in moments else square
+        rows += len(next(iter(batch.values())))
+        yield batch
+    for name in inputs:
+        moments[name] /= np.float32(max(1, rows))
 
 
 def insert(
@@ -110,8 +118,7 @@ def insert(
     products: Sequence[Any],
     *,
     limits: Mapping[str, tuple[float, float]],
-    moments: Mapping[str, F32],
-    weights: Mapping[str, F32],
+    weights: Mapping[str, ColumnCodes],
     bits: Mapping[str, int],
 ) -> None:
     """Put QDQ nodes around matrix products, in place.
@@ -120,14 +127,13 @@ def insert(
         model: onnx.ModelProto with its values loaded.
         products: MatMul nodes of it.
         limits: Lowest and highest value of what each reads and gives, by tensor.
-        moments: Mean square of every input of what each reads, f32 [in].
-        weights: f32 [in, out] by initializer.
+        weights: Codes by initializer.
         bits: Of the codes of each initializer, 4 or 8.
     """
     graph = _Inserter(model, limits)
     for node in products:
         name = node.input[1]
-        graph.weight(name, weights[name], moments[node.input[0]], bits[name])
+        graph.weight(name, weights[name], bits[name])
         node.input[0], node.input[1] = graph.activation(node.input[0]), f"{name}_dequantized"
         if node.output[0] in {o.name for o in model.graph.output}:
             continue  # logits stay as they are
@@ -173,16 +179,14 @@ class _Inserter:
         ]
         return output
 
-    def weight(self, name: str, values: F32, moments: F32, bits: int) -> None:
+    def weight(self, name: str, chosen: ColumnCodes, bits: int) -> None:
         """Codes and scales of a matrix, and the node that multiplies them."""
         from onnx import helper
 
         if name in self._done:
             return
         self._done.add(name)
-        most = 2 ** (bits - 1) - 1
-        scales = weight_scales(values, moments, bits)
-        codes = np.clip(np.round(values / scales), -most, most).astype(np.int8)
+        codes = chosen.codes
         self._model.graph.initializer.append(
             helper.make_tensor(
                 f"{name}_quantized",
@@ -192,7 +196,7 @@ class _Inserter:
                 raw=True,
             )
         )
-        scale = self._constant(f"{name}_scale", scales)
+        scale = self._constant(f"{name}_scale", chosen.scales)
         self._nodes.append(
             helper.make_node(
                 "DequantizeLinear",
