@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kanna import formats
 from kanna._util.atomic import write_text
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.errors import FormatError, OutputError, UsageError
-from kanna.hardware import EFFICIENCY, weights_per_second
+from kanna.hardware import (
+    EFFICIENCY,
+    device_speeds,
+    encoding_speed,
+    measured_speed,
+    weights_per_second,
+)
 from kanna.hardware import targets as profiles
 from kanna.hardware.cpu import cpu, default_threads
+from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.memory import bandwidth, memory
 from kanna.hardware.targets import DeviceProfile
 
 __all__ = ["TargetsResult", "targets"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_NO_COSTS = (
+    "what encodings cost here was not measured yet, so that speed is predicted by bytes alone: "
+    "`kanna bench SRC --encodings`, then `kanna targets {name} --measure --overwrite`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -31,12 +44,14 @@ class TargetsResult(Result):
         devices: All of them, or those of the profile that was asked for.
         whole: Whether every figure is to be shown.
         path: The profile that was written, or that the devices are read from; "" for many.
+        speeds: What encodings cost on the device that was asked for, one for each set of shapes.
         notes: Profiles of the user that cannot be read, and why.
     """
 
     devices: list[DeviceProfile]
     whole: bool = False
     path: str = ""
+    speeds: list[EncodingSpeeds] = field(default_factory=list[EncodingSpeeds])
     notes: list[str] = field(default_factory=list[str])
 
     def headline(self) -> str:
@@ -57,7 +72,15 @@ class TargetsResult(Result):
             for t in self.devices
         ]
         listed = [ResultTable(columns=columns, rows=rows)]
-        return [*listed, *(_figures(t) for t in self.devices if self.whole)]
+        costs = [
+            ResultTable(
+                columns=encoding_speed.COST_COLUMNS,
+                rows=encoding_speed.cost_rows(table.to_dict()),
+                title=f"costs of encodings on {table.machine}, in microseconds",
+            )
+            for table in self.speeds
+        ]
+        return [*listed, *(_figures(t) for t in self.devices if self.whole), *costs]
 
     def to_dict(self) -> dict[str, Any]:
         """The devices as JSON has them."""
@@ -65,6 +88,7 @@ class TargetsResult(Result):
             "devices": [_device(t) for t in self.devices],
             "whole": self.whole,
             "path": self.path,
+            "speeds": [table.to_dict() for table in self.speeds],
             "notes": self.notes,
         }
 
@@ -101,33 +125,39 @@ def _device(target: DeviceProfile) -> dict[str, Any]:
 
 
 def targets(
-    name: str | None = None, *, measure: bool = False, overwrite: bool = False
+    name: str | None = None,
+    *,
+    measure: bool = False,
+    speeds: str | Path | None = None,
+    overwrite: bool = False,
 ) -> TargetsResult:
     """List the devices that `--target` takes, show one, or add this machine as one.
 
     Args:
         name: The device to show in full, or the name this machine gets; None: all.
-        measure: Measure this machine, and write its profile to the configuration folder.
+        measure: Measure this machine, and write its profile to the configuration folder, with the
+            costs of encodings that `bench` has measured here so far.
+        speeds: A file of costs of encodings that `bench` exported on that device: from then on
+            they are what its speed is predicted by.
         overwrite: Replace a profile of that name.
 
     Raises:
         UsageError: There is no such device, or no name was given to this machine.
-        FormatError: The profile that was asked for is not right.
+        FormatError: The profile that was asked for, or the file of costs, is not right.
         OutputError: There is a profile of that name.
     """
+    if measure and speeds is not None:
+        raise UsageError("--measure and --speeds were given together", expected="one of them")
     if measure:
         return _add(name, overwrite=overwrite)
     if overwrite:
         raise UsageError("--overwrite alone does nothing", expected="--measure with it")
     if name is not None:
-        plain = name.partition(":")[0]
-        if plain in profiles.files():
-            devices = profiles.devices(plain)
-        else:
-            devices = [profiles.device(plain)]
         if ":" in name:
             profiles.choose(name)
-        return TargetsResult(devices=devices, whole=True)
+        return _one(name.partition(":")[0], speeds)
+    if speeds is not None:
+        raise UsageError("--speeds without a device", expected="kanna targets NAME --speeds FILE")
     devices, notes = list[DeviceProfile](), list[str]()
     for known in profiles.names():
         try:
@@ -135,6 +165,25 @@ def targets(
         except FormatError as error:
             notes.append(f"{known}: {error.found}")
     return TargetsResult(devices=devices, notes=notes)
+
+
+def _one(name: str, speeds: str | Path | None) -> TargetsResult:
+    """One profile, or one device of it, with costs of encodings that it gets from a file."""
+    known = name in profiles.files()
+    devices = profiles.devices(name) if known else [profiles.device(name)]
+    profile, path = devices[0].profile, ""
+    if speeds is not None:
+        table = encoding_speed.read(Path(speeds))
+        runs = {format for backend in devices[0].backends.values() for format in backend.formats}
+        if table.format not in runs:
+            raise UsageError(
+                f"{speeds} has costs in {table.format}",
+                expected=f"of {' or '.join(sorted(runs))}, which {profile} is known to run",
+                todo="name the file with --speeds of `kanna fit` and `kanna optimize`",
+            )
+        path = str(device_speeds.keep(profile, table))
+    costs = list(device_speeds.tables(profile).values())
+    return TargetsResult(devices=devices, whole=True, path=path, speeds=costs)
 
 
 def _add(name: str | None, *, overwrite: bool) -> TargetsResult:
@@ -150,7 +199,17 @@ def _add(name: str | None, *, overwrite: bool) -> TargetsResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_this_machine(), sort_keys=False, allow_unicode=True, width=100)
     write_text(path, text)
-    return TargetsResult(devices=profiles.devices(name), whole=True, path=str(path))
+    devices = profiles.devices(name)
+    runs = [format for backend in devices[0].backends.values() for format in backend.formats]
+    costs = [
+        table
+        for format in runs
+        for table in measured_speed.all_of_this_machine(formats.get(format))
+    ]
+    for table in costs:
+        device_speeds.keep(name, table)
+    notes = [] if costs else [_NO_COSTS.format(name=name)]
+    return TargetsResult(devices=devices, whole=True, path=str(path), speeds=costs, notes=notes)
 
 
 def _this_machine() -> dict[str, Any]:

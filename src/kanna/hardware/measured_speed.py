@@ -37,9 +37,17 @@ def place(model: Model, threads: int, format: Format) -> Path:
         threads: That multiply.
         format: Whose runtime multiplies.
     """
+    return _place(shapes_mark(model), threads, format)
+
+
+def _place(shapes: str, threads: int, format: Format) -> Path:
     known = [_VERSION, cpu().model, sorted(cpu().flags), format.build(), threads]
-    mark = hashlib.sha256(json.dumps([known, shapes_mark(model)]).encode()).hexdigest()[:16]
-    return folders.cache_folder() / "encoding-speeds" / f"{mark}.json"
+    mark = hashlib.sha256(json.dumps([known, shapes]).encode()).hexdigest()[:16]
+    return _folder() / f"{mark}.json"
+
+
+def _folder() -> Path:
+    return folders.cache_folder() / "encoding-speeds"
 
 
 def cached(model: Model, format: Format, threads: int | None = None) -> EncodingSpeeds | None:
@@ -50,11 +58,32 @@ def cached(model: Model, format: Format, threads: int | None = None) -> Encoding
         format: Whose runtime multiplies.
         threads: That multiply; None: one per core.
     """
-    path = place(model, threads or default_threads(), format)
+    return _kept(place(model, threads or default_threads(), format))
+
+
+def _kept(path: Path) -> EncodingSpeeds | None:
     with suppress(OSError, ValueError, KannaError):
         if verified.unchanged(path):
             return parse(json.loads(path.read_text(encoding="utf-8")), str(path))
     return None
+
+
+def all_of_this_machine(format: Format) -> list[EncodingSpeeds]:
+    """Every whole table that was measured here, with a thread per core and the runtime as it is.
+
+    Args:
+        format: Whose runtime multiplied.
+    """
+    threads = default_threads()
+    tables = [(path, _kept(path)) for path in sorted(_folder().glob("*.json"))]
+    return [
+        table
+        for path, table in tables
+        # The error is measured last. A table of another machine or build lies in another place.
+        if table is not None
+        and table.error is not None
+        and path == _place(table.shapes, threads, format)
+    ]
 
 
 def keep(table: EncodingSpeeds, model: Model, format: Format) -> Path:

@@ -16,7 +16,7 @@ from kanna.errors import UsageError
 from kanna.families import towers
 from kanna.formats.base import Format
 from kanna.formats.memory import CONTEXT, buffer_bytes, cache_bytes
-from kanna.hardware import encoding_speed, measured_speed, targets
+from kanna.hardware import device_speeds, encoding_speed, measured_speed, targets
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.mask import outside
 from kanna.hardware.memory import memory as machine_memory
@@ -116,8 +116,8 @@ def fit(
         format: Whose presets they are.
         target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon;
             None: this machine.
-        speeds: A file of costs of encodings, as `bench` exports them; None: without a
-            target those of this machine, where they were measured.
+        speeds: A file of costs of encodings, as `bench` exports them; None: those of the
+            target or of this machine, where they were measured.
         mmproj: Count the source's vision tower, in 16 bits and reading a picture.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
@@ -156,7 +156,7 @@ def fit(
             f"its head for further tokens takes {format_size(draft)} of cache beside this where "
             f"{chosen.runtime_title} drafts with it"
         )
-    notes += target_notes(device)
+    notes += target_notes(device, measured=table is not None)
     notes += _speed_notes(model, table) if table is not None else []
     if chosen.size_note:
         notes.append(chosen.size_note)
@@ -180,12 +180,14 @@ def fit(
 def _speeds(
     model: Model, format: Format, device: TargetChoice | None, file: str | Path | None
 ) -> EncodingSpeeds | None:
-    """Costs of encodings that were named, or measured here; None: speed is estimated."""
+    """Costs of encodings that were named, or measured here or on the device; None: estimated."""
     if file is not None:
         table = encoding_speed.read(Path(file))
         encoding_speed.check_format(table, format.name)
         return table
-    return measured_speed.cached(model, format) if device is None else None
+    if device is None:
+        return measured_speed.cached(model, format)
+    return device_speeds.of_target(device, format.name, model)
 
 
 def _speed_notes(model: Model, table: EncodingSpeeds) -> list[str]:
@@ -259,8 +261,13 @@ def _candidates(
     ]
 
 
-def target_notes(device: TargetChoice | None) -> list[str]:
-    """What a user of a target should know of its figures."""
+def target_notes(device: TargetChoice | None, *, measured: bool = False) -> list[str]:
+    """What a user of a target should know of its figures.
+
+    Args:
+        device: The device and its backend; None: this machine.
+        measured: Whether speed is by costs of encodings that were measured.
+    """
     if device is None:
         return []
     table, error = device.operators, device.backend.error
@@ -271,6 +278,8 @@ def target_notes(device: TargetChoice | None) -> list[str]:
     if table.documented:
         newer = ", ".join(sorted(table.documented))
         notes.append(f"llama.cpp's page of this backend names {newer} too; its table does not")
+    if measured:
+        return notes
     if device.backend.efficiency is None or error is None:
         notes.append(f"no speed was measured on {device.name}: tokens/s are not known")
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kanna.cli import shells
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 @click.option(
     "--measure", is_flag=True, help="Measure this machine and add it to the devices as NAME."
 )
+@click.option(
+    "--speeds",
+    type=options.FILE,
+    help="Costs of encodings that `kanna bench SRC --encodings --export` measured on the device: "
+    "`fit` and `optimize` predict its speed by them from then on.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the device of that name.")
-def targets_command(terminal: Terminal, name: str | None, measure: bool, overwrite: bool) -> None:
+def targets_command(
+    terminal: Terminal, name: str | None, measure: bool, speeds: str | None, overwrite: bool
+) -> None:
     """List the devices that --target takes, or show all figures of one with their sources.
 
     A device has memory, bandwidth and backends, each with the encodings that llama.cpp multiplies
@@ -30,7 +38,8 @@ def targets_command(terminal: Terminal, name: str | None, measure: bool, overwri
     """
     from kanna.hardware.listing import targets
 
-    terminal.result(targets(name, measure=measure, overwrite=overwrite), _draw)
+    shown = targets(name, measure=measure, speeds=speeds, overwrite=overwrite)
+    terminal.result(shown, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -52,6 +61,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(listing)
     for device in data["devices"] if data["whole"] else ():
         _draw_device(screen, device)
+    for costs in data["speeds"]:
+        _draw_costs(screen, costs)
     notes(screen, data["notes"])
 
 
@@ -75,6 +86,17 @@ def _draw_device(screen: Console, device: dict[str, Any]) -> None:
             f"{', '.join(backend['cache'])} (llama.cpp's table {backend['operators']}, "
             f"{backend['date']})"
         )
+
+
+def _draw_costs(screen: Console, costs: dict[str, Any]) -> None:
+    from kanna.cli.ui import table
+    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows
+
+    made = table(*COST_COLUMNS)
+    for row in cost_rows(costs):
+        made.add_row(*row)
+    screen.print(f"\nMicroseconds per million weights on {costs['machine']}, {costs['build']}")
+    screen.print(made)
 
 
 COMMAND = targets_command

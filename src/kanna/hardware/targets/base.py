@@ -47,6 +47,7 @@ class DeviceProfile:
 
     Attributes:
         name: As `--target` takes it.
+        profile: Name of the profile, which has a device per size of memory.
         title: As people call the device.
         total: Bytes of memory.
         available: Bytes that a model may take.
@@ -57,6 +58,7 @@ class DeviceProfile:
     """
 
     name: str
+    profile: str
     title: str
     total: Figure[int]
     available: Figure[int]

@@ -94,6 +94,7 @@ def _target(
     memory = _part(top.fields.part("memory").part(variant), _SIZES)
     target = DeviceProfile(
         name=f"{stem}-{variant}",
+        profile=stem,
         title=f"{top.fields.need('title', TEXT)}, {variant.upper().replace('GB', ' GB')}",
         total=memory.figure("total", MEMORY),
         available=memory.figure("available", MEMORY),
