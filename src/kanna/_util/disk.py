@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from kanna.errors import OutputError
+
+_BEHIND = 128 << 20
+"""Bytes of a file that are written before the disk is asked to take them."""
 
 
 def explain(error: OSError, path: Path) -> OutputError:
@@ -35,3 +41,37 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def writing_behind(handle: int, every: int = _BEHIND) -> Generator[Callable[[int], None]]:
+    """Have the disk take what is written to a file while more of it is computed.
+
+    A system keeps gigabytes of a file in memory before it begins: whoever writes one and then syncs
+    it waits for the disk when there is nothing left to compute. When the block ends without an
+    error, all of the file is on the disk.
+
+    Args:
+        handle: The descriptor of the file.
+        every: Bytes after which the disk is asked again, unless it is still at the last ones.
+
+    Yields:
+        What is told of every further count of bytes that are written; it raises OSError where the
+        disk refused earlier ones.
+    """
+    written, asked = 0, None
+    with ThreadPoolExecutor(1, "kanna-disk") as pool:
+
+        def wrote(count: int) -> None:
+            nonlocal written, asked
+            written += count
+            if written < every or (asked is not None and not asked.done()):
+                return
+            if asked is not None:
+                asked.result()
+            written, asked = 0, pool.submit(os.fsync, handle)
+
+        yield wrote
+    if asked is not None:  # a system tells a failure once, to whoever syncs first
+        asked.result()
+    os.fsync(handle)

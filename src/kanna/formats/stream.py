@@ -11,7 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
@@ -20,7 +20,7 @@ import numpy as np
 
 from kanna import methods
 from kanna._util import locks, own_files
-from kanna._util.disk import explain, sync_file, sync_folder
+from kanna._util.disk import explain, sync_file, sync_folder, writing_behind
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, remark
 from kanna._util.special_files import is_special
@@ -196,24 +196,23 @@ def replacing(out: Path) -> Generator[Path, None, None]:
 def _fill(
     file: File, path: Path, threads: int, progress: Progress, nonfinite: str, peak: Peak
 ) -> None:
-    with own_files.create(path) as out:
+    with own_files.create(path) as out, writing_behind(out.fileno()) as wrote:
         sink = _Sink(out.fileno())
         sink.write(0, file.header)
         write = functools.partial(_write_block, sink, nonfinite, file.spread)
         progress.advance(len(file.header))
         jobs = _jobs(file)
-        if threads <= 1:
-            for job in jobs:
-                progress.advance(write(job), job.entry.name)
+        blocks = _one_by_one(jobs, write) if threads <= 1 else _pool(jobs, write, threads)
+        with closing(blocks):  # no thread writes once the file is closed
+            for count, name in blocks:
+                progress.advance(count, name)
                 peak.look()
-        else:
-            _pool(jobs, write, threads, progress, peak)
+                wrote(count)
         for offset, data in file.late() if file.late else ():
             sink.write(offset, data)
         os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(
             file.total_bytes
         )
-        os.fsync(out.fileno())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,14 +244,18 @@ def _jobs(file: File) -> Iterator[_RowBlock]:
                 )
 
 
+def _one_by_one(
+    jobs: Iterator[_RowBlock], write: Callable[[_RowBlock], int]
+) -> Generator[tuple[int, str]]:
+    """Write row blocks here; the bytes of each and the name of its tensor."""
+    for job in jobs:
+        yield write(job), job.entry.name
+
+
 def _pool(
-    jobs: Iterator[_RowBlock],
-    write: Callable[[_RowBlock], int],
-    threads: int,
-    progress: Progress,
-    peak: Peak,
-) -> None:
-    """Write row blocks in several threads, a few of them waiting at a time."""
+    jobs: Iterator[_RowBlock], write: Callable[[_RowBlock], int], threads: int
+) -> Generator[tuple[int, str]]:
+    """The same in several threads, a few blocks waiting at a time."""
     waiting: deque[tuple[Future[int], str]] = deque()
     with ThreadPoolExecutor(threads, "kanna") as pool:
         try:
@@ -260,10 +263,9 @@ def _pool(
                 waiting.append((pool.submit(write, job), job.entry.name))
                 if len(waiting) > 2 * threads:
                     future, name = waiting.popleft()
-                    progress.advance(future.result(), name)
-                    peak.look()
+                    yield future.result(), name
             for future, name in waiting:
-                progress.advance(future.result(), name)
+                yield future.result(), name
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
