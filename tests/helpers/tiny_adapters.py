@@ -123,12 +123,12 @@ def make(base_folder: Path, folder: Path, *, seed: int = 5, **config: Any) -> An
     return wrapped
 
 
-def words_to_say(path: Path) -> None:
-    """Sixty prompts, each with the word that its answer repeats."""
+def words_to_say(path: Path, count: int = 60) -> None:
+    """Prompts, each with the word that its answer repeats."""
     words = ["fox", "dog", "once", "time", "quick", "brown"]
     lines = [
         {"prompt": f"Say {words[i % 6]} {i}", "completion": f" {words[i % 6]}" * 3}
-        for i in range(60)
+        for i in range(count)
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
 

@@ -65,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drafts")
     mostly_right(folder / "source", tiny_models.make("qwen35", folder / "source"))
     tiny_adapters.base("llama", folder / "llama")
-    tiny_adapters.words_to_say(folder / "data.jsonl")
+    tiny_adapters.words_to_say(folder / "data.jsonl", 30)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_fine_tune_costs_its_head_guesses_and_the_report_says_so(
     assert "Speculative decoding" in page and f"{base['acceptance']:.1%}" in page
     assert json.loads((home / "out" / "report.json").read_text())["draft"] == trained.draft
     asked = draft_prompts.read(home / "out" / PROMPTS)
-    assert len(asked) == trained.draft["prompts"] == 6 and all(p.ids for p in asked)
+    assert len(asked) == trained.draft["prompts"] == 3 and all(p.ids for p in asked)
 
 
 def test_llama_cpp_counts_the_same(home: Path, trained: kanna.AdaptResult, tmp_path: Path) -> None:
