@@ -26,6 +26,11 @@ def explain(error: OSError, path: Path) -> OutputError:
     )
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder, which need not be there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def sync_file(path: Path) -> None:
     """Have the bytes of a file on the disk."""
     with path.open("rb+") as file:

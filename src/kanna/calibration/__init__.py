@@ -173,9 +173,8 @@ def calibrate(
     check_device(device)
     options = {"tokens": tokens, "widest": widest, "device": device}
     text = _read(opened, calibration, options, progress)
-    windows, key = text.windows, dict(text.key)
     adapted = adapted_sources(opened, adapter, offline=offline)
-    key |= adapters_key(adapted, progress)
+    windows, key = text.windows, text.key | adapters_key(adapted, progress)
     if part is not None:
         windows = part.of(windows)
         key[statistics.SHARD] = asdict(part) | {"first": windows.first}
@@ -187,6 +186,9 @@ def calibrate(
     notes: list[str] = []
     with holding(folder, "calibrate", parents=True):
         reused = reused and _is_complete(folder, key, device)
+        differentiates = gradients and shards is None and not adapted
+        if differentiates and not (reused and (folder / backward.FILE).is_file()):
+            check_disk(text.model, windows.ids.size, widest, folder, gradients=True)
         if shards is not None and not reused:
             whole = ShardedText(
                 model=text.model, windows=windows, key=key, count=shards, gradients=gradients
@@ -199,7 +201,7 @@ def calibrate(
             notes = passes.run(folder, write, progress)
         elif not reused:
             _write(text.model, windows, folder, key, device=device, progress=progress)
-        if gradients and shards is None and not adapted:
+        if differentiates:
             digest = statistics.read(folder, shard=part is not None).sha256
             notes = backward.gradients(
                 text.model, windows, folder, digest, device=device, progress=progress

@@ -147,7 +147,7 @@ class BackwardPass:
             kept = self._kept.read(self._states(index + 1))
             if kept is None:
                 states = self._run(partial(self._moved, index, states), f"layer {index}")
-                self.network.check(states, f"layer {index}")
+                self.network.check(states, f"layer {index}", f"blk.{index}.")
                 self._kept.save(self._states(index + 1), {_STATES: states.numpy()})
             else:
                 states = torch.from_numpy(kept[_STATES])
@@ -175,7 +175,7 @@ class BackwardPass:
                 torch.manual_seed(SEED + number)  # a shard draws what the whole text does
                 hidden = window.to(network.device).requires_grad_()
                 logits = head(hidden)
-                network.check(logits, "the head")
+                network.check(logits, "the head", "output")
                 log_probability = torch.log_softmax(logits, -1)
                 # Drawn on the CPU, so that every device draws the same.
                 labels = torch.multinomial(log_probability.detach().exp().cpu(), 1)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from kanna._util.disk import folder_size
 from kanna._util.units import format_size
+from kanna.calibration import gradients as backward
 from kanna.calibration.second_moments import block_of, block_of_experts
 from kanna.calibration.sites import is_stack, sites_of
 from kanna.errors import OutputError
 from kanna.model import Model, columns
 
 
-def bytes_needed(model: Model, tokens: int, widest: int) -> int:
+def bytes_needed(model: Model, tokens: int, widest: int, *, gradients: bool = False) -> int:
     """Bytes that lie on the disk at a time: hidden states around a layer, and second moments.
 
     Args:
         model: The model.
         tokens: That it reads, those held out included.
         widest: Columns up to which a second moment is not cut into blocks.
+        gradients: Whether a backward pass comes after, which keeps the states before all layers.
     """
     total = 2 * 4 * tokens * columns(model.tensors["token_embd.weight"])
+    if gradients:
+        total = max(total, backward.disk_needed(model, tokens))
     for readers in sites_of(model).values():
         tensor = model.tensors[readers[0]]
         width = columns(tensor)
@@ -31,7 +36,9 @@ def bytes_needed(model: Model, tokens: int, widest: int) -> int:
     return total
 
 
-def check_disk(model: Model, tokens: int, widest: int, folder: Path) -> None:
+def check_disk(
+    model: Model, tokens: int, widest: int, folder: Path, *, gradients: bool = False
+) -> None:
     """Raise OutputError where the disk has too little for a calibration; nothing is written.
 
     Args:
@@ -39,10 +46,11 @@ def check_disk(model: Model, tokens: int, widest: int, folder: Path) -> None:
         tokens: That it reads.
         widest: As for `bytes_needed`.
         folder: Of the statistics; what lies in it is counted as done.
+        gradients: As for `bytes_needed`.
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-    ours = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    needed, free = bytes_needed(model, tokens, widest) - ours, shutil.disk_usage(there).free
+    needed = bytes_needed(model, tokens, widest, gradients=gradients) - folder_size(folder)
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise OutputError(
             f"{there} has {format_size(free)} free",

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna import families
+from kanna._util.disk import explain, folder_size
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.calibration.backward_pass import EMBEDDING, LAYER_EMBEDDING, BackwardPass
@@ -32,7 +33,7 @@ from kanna.calibration.windows import CalibrationWindows
 from kanna.errors import FormatError, KannaError
 from kanna.families import gguf_view
 from kanna.families.views import Computed
-from kanna.formats import safetensors
+from kanna.formats import not_numbers, safetensors
 from kanna.hardware.memory import memory
 from kanna.model import F32, Model, columns, num_rows, num_weights
 
@@ -66,11 +67,11 @@ def bytes_needed(model: Model) -> int:
     return 4 * max(head, *layers.values()) + 6 * 4 * LOGITS
 
 
-def disk_needed(model: Model) -> int:
-    """Disk of the pass: hidden states before every layer, in float32."""
+def disk_needed(model: Model, tokens: int = TOKENS) -> int:
+    """Disk of the pass over so many tokens: hidden states before every layer, in float32."""
     hidden = columns(model.tensors["token_embd.weight"])
     layers = len({name.split(".")[1] for name in model.tensors if name.startswith("blk.")})
-    return 4 * TOKENS * hidden * (layers + 3)
+    return 4 * min(TOKENS, tokens) * hidden * (layers + 3)
 
 
 def lacking(model: Model, folder: Path) -> str:
@@ -80,9 +81,10 @@ def lacking(model: Model, folder: Path) -> str:
         model: The model.
         folder: Folder of the statistics.
     """
+    free = shutil.disk_usage(folder).free + folder_size(folder / STATE_FOLDER)
     wanted = {
         "memory": (bytes_needed(model), memory().available),
-        f"disk in {folder}": (disk_needed(model), shutil.disk_usage(folder).free),
+        f"disk in {folder}": (disk_needed(model), free),
     }
     for what, (needed, free) in wanted.items():
         if needed > free:
@@ -138,6 +140,9 @@ def gradients(
     except KannaError:  # it would end there again
         shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
         raise
+    except OSError as error:
+        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # what others need of the disk
+        raise explain(error, folder) from error
     _require_numbers(by_module)
     safetensors.save(
         path,
@@ -154,8 +159,8 @@ def _require_numbers(by_module: dict[str, F32]) -> None:
     if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
         raise KannaError(
             f"the gradients of {invalid[-1]} are not numbers",
-            expected="a model whose logits are finite",
-            todo="check the weights: `kanna inspect SRC --tensors`",
+            expected="a model whose gradients float32 holds",
+            todo=not_numbers.GROWN,
         )
 
 

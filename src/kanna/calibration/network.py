@@ -31,6 +31,7 @@ from kanna.calibration.stand_ins import (
 )
 from kanna.calibration.streams import INTO, OUT_OF, StreamLayout
 from kanna.errors import KannaError
+from kanna.formats import not_numbers
 from kanna.model import Model
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ class Network:
             hidden = [self._entering(recorders, p).cpu() for p in places]
         self._layer_arguments = [r.arguments for r in recorders]
         embedded = torch.stack(hidden)
-        self.check(embedded, "the embedding")
+        self.check(embedded, "the embedding", "token_embd.")
         return embedded
 
     def _entering(self, recorders: Sequence[Any], ids: Any) -> Any:
@@ -337,12 +338,25 @@ class Network:
         restore_computed(module)
         return module
 
-    def check(self, hidden: Any, where: str) -> None:
-        """Raise KannaError naming `where` when activations are not numbers."""
+    def check(self, hidden: Any, where: str, tensors: str) -> None:
+        """Raise KannaError when activations are not numbers, with the weight that is none.
+
+        Args:
+            hidden: The activations.
+            where: What gave them, in words.
+            tensors: How the names of its tensors begin.
+        """
         torch, _ = torch_modules()
-        if not bool(torch.isfinite(hidden).all()):
+        if bool(torch.isfinite(hidden).all()):
+            return
+        if at := not_numbers.first(self.model, tensors):
             raise KannaError(
-                f"the activations of {where} are not numbers",
-                expected="a model that computes in float32",
-                todo="check the weights: `kanna inspect SRC --tensors`",
+                f"the activations of {where} are not numbers: {at}, holds NaN or infinity",
+                expected=not_numbers.EXPECTED,
+                todo=not_numbers.TODO,
             )
+        raise KannaError(
+            f"the activations of {where} are not numbers",
+            expected="a model that computes in float32",
+            todo=not_numbers.GROWN,
+        )

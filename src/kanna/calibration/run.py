@@ -139,7 +139,7 @@ def _layer(
             listening.held = bool(windows.held[numbers[0]])
             given = torch.stack([spool.window(number) for number in numbers])
             hidden = layer.several(given, numbers)  # type: ignore[attr-defined]
-            network.check(hidden, f"layer {index}")
+            network.check(hidden, f"layer {index}", f"blk.{index}.")
             for number, state in zip(numbers, hidden.cpu().numpy(), strict=True):
                 spool.put(number, state)
     return listening.sums
@@ -152,7 +152,7 @@ def _head(
     sums: dict[str, InputSums] = {}
     for number in range(len(windows.ids)):
         x = norm(spool.window(number).to(network.device))
-        network.check(x, "the last normalisation")
+        network.check(x, "the last normalisation", "output_norm.")
         if HEAD not in sums:
             sums[HEAD] = InputSums(x.shape[1], block_of(x.shape[1], widest), network.device)
         sums[HEAD].add(x, bool(windows.held[number]))

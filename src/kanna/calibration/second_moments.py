@@ -11,6 +11,7 @@ import numpy as np
 
 from kanna.calibration.devices import torch_modules
 from kanna.errors import KannaError
+from kanna.formats import not_numbers
 
 HELD_TOKENS = 1024
 """Inputs of so many held-out tokens are stored per site."""
@@ -80,7 +81,7 @@ class InputSums:
             raise KannaError(
                 f"the squares of the inputs at {site} are beyond float32",
                 expected="activations below 1e18",
-                todo="check the weights: `kanna inspect SRC --tensors`",
+                todo=not_numbers.GROWN,
             )
         held = (
             torch.cat(self.held) if self.held else torch.zeros(0, self.columns, dtype=torch.float16)

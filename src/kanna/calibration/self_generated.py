@@ -284,5 +284,5 @@ def _write(
                 for part, cache in zip(inputs.chunk(parts), caches, strict=True)
             ]
             logits = torch.cat(several)
-            network.check(logits, "the head")
+            network.check(logits, "the head", "output")
             progress.advance(len(batch))

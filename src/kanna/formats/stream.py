@@ -26,7 +26,7 @@ from kanna._util.progress import Progress, remark
 from kanna._util.special_files import is_special
 from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
-from kanna.formats import overflow, stored_file
+from kanna.formats import not_numbers, overflow, stored_file
 from kanna.methods import device as devices
 from kanna.model import U8, columns, num_rows
 from kanna.plan.tuning import scaled
@@ -313,14 +313,15 @@ def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
         overflow.check(encoding, method, x, inputs, rows)
         return rows
     except EncodingError as error:
-        if np.isfinite(tensor.rows(start, stop)).all():
+        at = not_numbers.place(tensor, start, stop)
+        if not at:
             raise EncodingError(
                 f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo
             ) from error
         raise EncodingError(
-            f"{entry.name}, rows {start} to {stop - 1}: {error.found}",
-            expected="finite values",
-            todo="repair the source, or pass --nonfinite zero to store zeros in their place",
+            f"{at}, holds NaN or infinity ({error.found})",
+            expected=not_numbers.EXPECTED,
+            todo=not_numbers.TODO,
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.bars import duration
+from kanna._util.disk import folder_size
 from kanna._util.units import format_size
 from kanna.calibration import TOKENS
 from kanna.errors import KannaError, OutputError, UsageError
@@ -212,7 +213,7 @@ def check_disk(forecast: Forecast, folder: Path) -> None:
         folder: The output folder, which may not be there yet; what lies in it is counted as done.
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-    ours = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    ours = folder_size(folder)
     needed = max(s.disk for s in forecast.stages if s.stage not in _WITHOUT)
     free = shutil.disk_usage(there).free
     if needed > free + ours:
