@@ -127,7 +127,7 @@ def evaluate(
         precision: `5%` or 0.05: stop where half the 95 % interval of the mean KL divergence is
             within this share of it; None: 5 %, unless `windows` are given.
         tasks: What both models are asked beside it, answered greedily: `maths`, `tool-calls`,
-            `json`, `turns`, `code`, `choice:FILE.jsonl`; one text with commas, or several.
+            `json`, `turns`, `code`, `choice:FILE.jsonl`, `lm-eval:TASK`; one text, or several.
         examples: Questions of each task at most; None: each task's own number.
         context: Tokens of a window, of which the second half is scored; None: 512, and with
             `kv_types` 8192 or as many as the model was trained on.

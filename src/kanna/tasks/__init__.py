@@ -39,10 +39,20 @@ def names() -> list[str]:
 def get(name: str) -> Task[Any]:
     """The task called `name`; UsageError names the known ones, and the one that was meant."""
     if name not in names():
+        forms = [_form(known, _loaded(known)) for known in names()]
         raise UsageError(
-            f"no task named {name!r}{nearest(name, names())}", expected=", ".join(names())
+            f"no task named {name!r}{nearest(name, names())}", expected=", ".join(forms)
         )
+    return _loaded(name)
+
+
+def _loaded(name: str) -> Task[Any]:
     return plugins.load(__name__, name.replace("-", "_"), "TASK")
+
+
+def _form(name: str, task: Task[Any]) -> str:
+    """How a task is named, with what follows its colon."""
+    return f"{name}:{task.argument}" if task.argument else name
 
 
 def choose(given: str | Iterable[str], count: int | None = None) -> list[ChosenTask]:
@@ -62,8 +72,7 @@ def choose(given: str | Iterable[str], count: int | None = None) -> list[ChosenT
         name, _, argument = named.partition(":")
         task = get(name)
         if bool(argument) != bool(task.argument):
-            form = f"{name}:{task.argument}" if task.argument else name
-            raise UsageError(f"the task {named!r}", expected=form)
+            raise UsageError(f"the task {named!r}", expected=_form(name, task))
         if any(named == other.name for other in chosen):
             raise UsageError(f"the task {named!r} was named twice", expected="each task once")
         examples = tuple(task.examples(argument, count))

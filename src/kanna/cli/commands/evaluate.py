@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     "--tasks",
     type=options.NAMES,
     metavar="TASK,…",
-    help="What both answer, too: maths, tool-calls, json, turns, code, choice:FILE.jsonl.",
+    help=(
+        "What both answer, too: maths, tool-calls, json, turns, code, choice:FILE.jsonl, "
+        "lm-eval:TASK."
+    ),
 )
 @click.option(
     "--examples",
