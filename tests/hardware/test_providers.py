@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_the_table_of_the_processor_is_that_of_the_library() -> None:
             assert f"tensor({kind})" in kernels[name], (name, kind)
 
 
-def graph(*nodes: Any, shape: object = 4) -> Any:
+def graph(*nodes: Any, shape: str | int = 4) -> Any:
     """A graph that reads `x` f32 [shape] and a matrix `w`."""
     from onnx import TensorProto, helper
 
@@ -197,3 +198,42 @@ def test_what_a_provider_does_not_multiply_is_refused(
     assert words in str(caught.value)
     onnx_provider.check_encodings(providers.get("cpu"), ["nbits2g16", "f32"])
     onnx_provider.check_derived(providers.get("qnn"), "w4a16")
+
+
+def test_graphs_are_brought_to_the_opset_of_a_provider() -> None:
+    """Where an older operator says the same, with the type that is read; else that is the error."""
+    onnx = pytest.importorskip("onnx")
+
+    def in_22(*nodes: Any) -> Any:
+        made = graph(*nodes)
+        made.opset_import[0].version = 22
+        return made
+
+    old = profiled(opset=known(21))
+    plain = in_22(node("Add", ["x", "w"], "a"), node("LpNormalization", ["a"], "l", p=2))
+    onnx_provider.fit(plain, old)
+    assert plain.opset_import[0].version == 21
+    zero = onnx.helper.make_tensor("z", onnx.TensorProto.UINT16, [], [0])
+    codes = in_22(node("QuantizeLinear", ["x", "w", "z"], "q"))
+    codes.graph.initializer.append(zero)
+    with pytest.raises(
+        PlanError, match="opset 22 and board reads 17 .*newer: QuantizeLinear of float"
+    ):
+        onnx_provider.fit(codes, profiled(opset=known(17)))
+    assert codes.opset_import[0].version == 22
+
+
+def test_pictures_in_another_layout_are_refused() -> None:
+    pytest.importorskip("onnx")
+    picture = graph(node("Conv", ["x", "w"], "c"))
+    onnx_provider.fit(picture, profiled(opset=known(30), layout=known("NCHW")))
+    with pytest.raises(PlanError, match="channels first, and board reads NHWC"):
+        onnx_provider.fit(picture, profiled(opset=known(30), layout=known("NHWC")))
+
+
+def profiled(**figures: Any) -> providers.ProviderProfile:
+    """The good profile with other figures."""
+    home = Path(os.environ["KANNA_CONFIG"]) / "providers"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "board.yaml").write_text(yaml.safe_dump(good() | figures))
+    return providers.get("board")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kanna.catalog.base import Component, Kind, of_module, of_object, options
-from kanna.formats.onnx import build, fp16_storage, graph_fixes, int8, int8_worker, quantize, smooth
+from kanna.formats.onnx import (
+    activation_codes,
+    build,
+    fp16_storage,
+    graph_fixes,
+    int8,
+    int8_worker,
+    quantize,
+    smooth,
+)
 
 _KIND = "graphs"
 _FILES = {
@@ -39,6 +48,11 @@ _FILES = {
         ),
     ),
     "smooth": (smooth, "best", "Outliers of activations moved into the weights behind them"),
+    "activations": (
+        activation_codes,
+        "write",
+        "Codes of 16 bits between all nodes of graphs of fixed shapes, the cache among them",
+    ),
     "int8": (
         int8,
         "quantize",

@@ -64,6 +64,7 @@ def check(request: ConversionRequest) -> None:
     onnx_provider.check_derived(
         onnx_provider.wanted(request.provider, request.static), request.preset or presets.DEFAULT
     )
+    onnx_provider.check_full(request.preset or presets.DEFAULT, request.static)
     patterns = (*request.include, *request.exclude)
     if patterns and (request.preset not in DERIVED or not DERIVED[request.preset].int8):
         able = ", ".join(f"onnx:{name}" for name, derived in DERIVED.items() if derived.int8)

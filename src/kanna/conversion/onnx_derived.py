@@ -9,13 +9,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kanna._util.atomic import write_text
 from kanna.calibration import texts, windows
 from kanna.conversion.base import ConversionRequest, WriteOptions
 from kanna.conversion.onnx_float import FloatConversion
 from kanna.errors import KannaError
 from kanna.formats import overflow
-from kanna.formats.onnx import build, fp16_storage, int8
+from kanna.formats.onnx import activation_codes, build, fp16_storage, int8, qdq
 from kanna.formats.stream import WriteResult
 from kanna.model import Model
 from kanna.plan.onnx_derived import DERIVED
@@ -54,6 +56,17 @@ class DerivedConversion(FloatConversion):
                     overflow.check_tensor(tensor, self.kind.storage)
         return super().write(options)
 
+    def calibration_ids(self) -> NDArray[np.int64]:
+        """The built-in calibration text, int64 [windows, tokens]."""
+        documents, _ = texts.documents(None, self.model)
+        return windows.cut(documents, self.model, tokens=TOKENS).ids.astype(np.int64)
+
+    def fixed(self, made: Path, scratch: Path, options: WriteOptions) -> None:
+        """Put codes between all nodes of the graphs of fixed shapes, where the preset has them."""
+        if self.kind.full:
+            ids = self.calibration_ids()
+            activation_codes.write(made, scratch, ids, options.progress)
+
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         """Derive the graph of the preset from the builder's."""
         source = scratch / "float"
@@ -64,8 +77,7 @@ class DerivedConversion(FloatConversion):
             fp16_storage.halve(source, made, self.kind.storage)
             return
         decoder = json.loads((made / build.GENAI).read_text(encoding="utf-8"))["model"]["decoder"]
-        documents, _ = texts.documents(None, self.model)
-        ids = windows.cut(documents, self.model, tokens=TOKENS).ids.astype(np.int64)
+        ids = self.calibration_ids()
         done = int8.quantize(
             source,
             made,
@@ -82,6 +94,11 @@ class DerivedConversion(FloatConversion):
             smoothing=bool(self.kind.calibrator) and not self.kind.wide,
             progress=options.progress,
         )
+        if self.kind.wide:
+            described = json.loads((made / build.GENAI).read_text(encoding="utf-8"))
+            session = described["model"]["decoder"].setdefault("session_options", {})
+            session |= qdq.EXACT_PRODUCTS
+            write_text(made / build.GENAI, json.dumps(described, indent=4))
         if not done["products"]:
             raise KannaError(
                 "nothing was quantized",

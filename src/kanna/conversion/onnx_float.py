@@ -145,8 +145,12 @@ class FloatConversion:
             notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
             if self.shape is not None:
                 static_shapes.fix(made, self.shape)
+                self.fixed(made, scratch, options)
             notes += onnx_provider.tell(made, self.provider)
         return replace(folder_written(self.out, started, peak), notes=notes)
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         """What is done with the builder's folder `made`; nothing for the float32 graph itself."""
+
+    def fixed(self, made: Path, scratch: Path, options: WriteOptions) -> None:
+        """What is done with its graphs of fixed shapes; nothing for float32 itself."""

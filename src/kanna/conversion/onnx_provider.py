@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError, UsageError
-from kanna.formats.onnx import files
+from kanna.formats.onnx import files, opsets
 from kanna.formats.onnx.build import GENAI
 from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile, placement
@@ -86,12 +87,62 @@ def check_derived(profile: ProviderProfile | None, preset: str) -> None:
         )
 
 
+def check_full(preset: str, static: str | None) -> None:
+    """UsageError for codes between all nodes of a graph that has an attention in one node.
+
+    Args:
+        preset: A preset of ONNX.
+        static: CHUNKxCONTEXT of fixed shapes, or None.
+    """
+    if static is None and preset in DERIVED and DERIVED[preset].full:
+        raise UsageError(
+            f"onnx:{preset} has codes inside of attention, which graphs of any length have as one"
+            " node",
+            expected="--static CHUNKxCONTEXT",
+            todo=f"add --static 64x1024, or take onnx:{preset.removesuffix('-full')}",
+        )
+
+
+def fit(model: Any, profile: ProviderProfile) -> None:
+    """Bring a graph to the newest opset of a provider, in place.
+
+    Args:
+        model: onnx.ModelProto; its external data need not be loaded.
+        profile: The provider.
+
+    Raises:
+        PlanError: An operator of it is of a newer opset, or reads pictures in another layout.
+    """
+    newest, version = profile.opset, opsets.version(model)
+    if against := opsets.lower(model, newest.value):
+        raise PlanError(
+            f"the graph is in opset {version} and {profile.name} reads {newest.value} "
+            f"({newest.basis}: {newest.source}); newer: {', '.join(against[:_MOST_NAMED])}",
+            expected=f"operators and types of opset {newest.value}",
+            todo="another preset, or a profile of your own where the provider reads more "
+            "(docs/providers.md)",
+        )
+    pictures = {n.op_type for n in model.graph.node} & set(opsets.PICTURES)
+    if pictures and profile.layout.value not in ("any", "NCHW"):
+        raise PlanError(
+            f"{', '.join(sorted(pictures))} of the graph reads pictures with channels first, and "
+            f"{profile.name} reads {profile.layout.value} ({profile.layout.basis})",
+            expected="a graph without pictures",
+            todo="another provider",
+        )
+
+
 def tell(folder: Path, profile: ProviderProfile | None) -> list[str]:
     """Name the provider in a finished folder's genai_config.json; notes on what it refuses.
+
+    Graphs are brought to its newest opset.
 
     Args:
         folder: A folder that is complete.
         profile: The provider; None: nothing is done.
+
+    Raises:
+        PlanError: A graph cannot suit it.
     """
     if profile is None:
         return []
@@ -103,7 +154,12 @@ def tell(folder: Path, profile: ProviderProfile | None) -> list[str]:
     known = files.read_folder(folder)
     notes: list[str] = []
     for graph in [known.prefill, known.graph] if known.prefill else [known.graph]:
-        table = placement.place(files.load(graph), profile)
+        model = files.load(graph)
+        written = opsets.version(model)
+        fit(model, profile)
+        if opsets.version(model) != written:
+            graph.write_bytes(model.SerializeToString())
+        table = placement.place(model, profile)
         notes.append(f"{graph.name} on {profile.name}: {table.sentence()} (by {profile.table})")
         kinds = {(node.operator, node.type): node for node in reversed(table.refused)}
         ranked = sorted(kinds.values(), key=lambda node: not node.is_product)

@@ -18,6 +18,7 @@ class Derived:
         storage: `f16` or `bf16`, or "" for int8.
         calibrator: Of static int8, or "" for dynamic.
         wide: Whether activations have 16 bits.
+        full: Whether everything between the nodes has, the cache included: of fixed shapes alone.
     """
 
     summary: str
@@ -25,6 +26,7 @@ class Derived:
     storage: str = ""
     calibrator: str = ""
     wide: bool = False
+    full: bool = False
 
     @property
     def int8(self) -> bool:
@@ -69,6 +71,22 @@ DERIVED = {
         bits=4,
         calibrator="minmax",
         wide=True,
+    ),
+    "w8a16-full": Derived(
+        summary="w8a16 with codes between all nodes, cache included, for NPUs without floats; with"
+        " --static",
+        bits=8,
+        calibrator="minmax",
+        wide=True,
+        full=True,
+    ),
+    "w4a16-full": Derived(
+        summary="w4a16 with codes between all nodes, cache included, for NPUs without floats; with"
+        " --static",
+        bits=4,
+        calibrator="minmax",
+        wide=True,
+        full=True,
     ),
     "w8a8-percentile": Derived(
         summary="static int8 (QDQ): ranges that hold 99.99 %", bits=8, calibrator="percentile"

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_sizes
+from kanna.formats.onnx.qdq import EXACT_PRODUCTS
 from kanna.hardware import providers
 from kanna.hardware.providers import Plugin, ProviderProfile
 
@@ -67,7 +68,7 @@ def open_session(
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     names: list[Any] = [_CPU]
-    for key, value in (entries or {}).items():
+    for key, value in (EXACT_PRODUCTS | (entries or {})).items():
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.add_session_config_entry(_RECORD, "1")

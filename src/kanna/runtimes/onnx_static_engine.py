@@ -15,6 +15,9 @@ from kanna.runtimes.folder_text import FolderText
 from kanna.runtimes.onnx_session import session
 from kanna.runtimes.stepped import SteppedEngine
 
+_CACHE = {"tensor(uint16)": np.uint16}
+"""Types of a cache that is one of codes."""
+
 
 class StaticOnnxEngine(SteppedEngine):
     """A decoder as `kanna convert --static` writes it; see `Engine`.
@@ -55,8 +58,9 @@ class StaticOnnxEngine(SteppedEngine):
         if single != 1:
             raise FormatError(f"{path} has a graph for {single} tokens", expected="one for 1")
         self._graphs, self._length = {self._chunk: graphs[0], 1: graphs[1]}, 0
+        kinds = {i.name: _CACHE.get(i.type, np.float32) for i in graphs[0].get_inputs()}
         self._cache = {
-            past: lib.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, np.float32))
+            past: lib.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, kinds[past]))
             for past, _ in self._pairs
         }
         super().__init__(
@@ -125,7 +129,7 @@ class StaticOnnxEngine(SteppedEngine):
 
     def memory(self) -> dict[str, int]:
         """Bytes of the weights on disk, of the cache, and of the logits of one chunk."""
-        cache = int(np.prod(self._shape)) * 4 * len(self._pairs)
+        cache = sum(value.numpy().nbytes for value in self._cache.values())
         logits = self._chunk * self.vocab_size * 4
         return {"weights": self._folder.nbytes, "kv": cache, "output": logits}
 

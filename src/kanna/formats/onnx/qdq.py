@@ -23,6 +23,8 @@ _ACTIVATION = (1 << 16) - 1
 ROOM = 1.5
 """What a range has beyond the values that were seen: other text reaches further, and a value that
 is cut off costs far more than steps of 16 bits that are half as wide again."""
+EXACT_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+"""Of a session on the CPU, which else rounds what such a product reads to 8 bits."""
 _MOMENTS = 1 << 30
 """Bytes of second moments in memory at once; where more are needed, the text is read again."""
 
