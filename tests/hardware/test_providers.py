@@ -211,6 +211,7 @@ def test_graphs_are_brought_to_the_opset_of_a_provider() -> None:
 
     old = profiled(opset=known(21))
     plain = in_22(node("Add", ["x", "w"], "a"), node("LpNormalization", ["a"], "l", p=2))
+    plain.graph.node.append(node("SimplifiedLayerNormalization", ["a", "w"], "s"))
     onnx_provider.fit(plain, old)
     assert plain.opset_import[0].version == 21
     zero = onnx.helper.make_tensor("z", onnx.TensorProto.UINT16, [], [0])

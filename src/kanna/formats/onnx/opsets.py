@@ -48,6 +48,8 @@ def lower(model: Any, newest: int) -> list[str]:
 def _means_the_same(node: Any, types: dict[str, str], now: int, newest: int) -> bool:
     from onnx import defs
 
+    if not defs.has(node.op_type, now):
+        return True  # onnxruntime's own, which it keeps among the standard ones
     if not defs.has(node.op_type, newest):
         return False
     ours, theirs = (defs.get_schema(node.op_type, opset) for opset in (now, newest))
