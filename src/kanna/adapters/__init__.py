@@ -5,6 +5,7 @@ open_adapter(folder) → LoraAdapter    merged_source(source, adapters) → a so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kanna._util import plugins
@@ -13,7 +14,7 @@ from kanna.adapters.base import DRAFT_HEAD, AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
 from kanna.adapters.merged_folder import merged_folder
 from kanna.adapters.merged_gguf import merged_gguf
-from kanna.errors import NotFoundError, SourceError, UnsupportedError
+from kanna.errors import FormatError, NotFoundError, SourceError, UnsupportedError
 from kanna.formats import folder_files, gguf, safetensors
 from kanna.sources import Source, hub, locate
 from kanna.sources import adapter as names
@@ -65,22 +66,36 @@ def open_adapter(given: str | Path, *, offline: bool = False) -> LoraAdapter:
         if layout.recognizes(files):
             if layout.weights not in files:
                 raise hub.pickled(next(n for n in names.WEIGHTS if n in files))
-            adapter = layout.read(str(given), path, files)
-            if DRAFT_HEAD in files:
-                adapter.draft_head = dict(safetensors.read_file(files[DRAFT_HEAD]))
-                adapter.weight_files.append(files[DRAFT_HEAD])
-            return adapter
+            try:
+                return _read(layout, str(given), path, files)
+            except FormatError as error:
+                named = str(given) in error.found
+                raise FormatError(
+                    error.found if named else f"the adapter {given}: {error.found}",
+                    expected=error.expected,
+                    todo=error.todo,
+                ) from error
     if names.CONFIG in files:
         raise SourceError(
             f"{given} has {names.CONFIG} and no weights",
             expected=" or ".join(sorted(one.weights for one in layouts())),
             todo="fetch or save the adapter again",
         )
+    inside = [p.parent.name for p in path.glob(f"*/{names.CONFIG}")]
+    inside.sort(key=lambda name: (len(name), name))  # checkpoint-100 after checkpoint-20
     raise UnsupportedError(
-        f"{given} is no adapter",
+        f"{given} is no adapter" + (f": it has {', '.join(inside)} inside" if inside else ""),
         expected=f"a folder with {names.CONFIG}, as PEFT and mlx-lm save it",
-        todo="give the adapter after its base model",
+        todo=f"give {path / inside[-1]}" if inside else "give the adapter after its base model",
     )
+
+
+def _read(layout: AdapterLayout, given: str, path: Path, files: Mapping[str, Path]) -> LoraAdapter:
+    adapter = layout.read(given, path, files)
+    if DRAFT_HEAD in files:
+        adapter.draft_head = dict(safetensors.read_file(files[DRAFT_HEAD]))
+        adapter.weight_files.append(files[DRAFT_HEAD])
+    return adapter
 
 
 def open_adapters(

@@ -23,7 +23,7 @@ from kanna.formats.onnx import files
 from kanna.formats.stream import replacing
 from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile
-from kanna.sources import locate
+from kanna.sources import adapter, locate
 
 __all__ = ["CompiledGraph", "CompileResult", "compile"]
 
@@ -118,6 +118,7 @@ def compile(
     target, profile, bar = Path(out), providers.get(provider), shown(progress)
     source = locate(folder, offline=offline, progress=bar)
     if not files.is_onnx(source) or files.is_encoder(source):
+        adapter.refuse_folder(source)
         raise UsageError(
             f"{source} cannot be compiled",
             expected="an ONNX folder of a decoder, as `kanna convert --format onnx` writes it",

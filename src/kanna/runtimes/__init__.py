@@ -7,6 +7,7 @@ from pathlib import Path
 from kanna._util import hidden_packages, plugins
 from kanna.errors import FormatError
 from kanna.runtimes.base import Availability, Engine, Runtime, Sampling
+from kanna.sources import adapter
 
 __all__ = ["Availability", "Engine", "Runtime", "Sampling", "get", "hide_unneeded", "names", "of"]
 
@@ -24,6 +25,8 @@ def get(name: str) -> Runtime:
 def of(path: str | Path) -> Runtime:
     """The runtime that loads the artefact at `path`; raises FormatError if there is none.
 
+    An adapter in the place of a model raises UnsupportedError.
+
     llama.cpp is asked last: any file may be a GGUF, and its header decides.
     """
     path = Path(path)
@@ -31,6 +34,7 @@ def of(path: str | Path) -> Runtime:
         runtime = get(name)
         if runtime.opens(path):
             return runtime
+    adapter.refuse_folder(path)
     raise FormatError(
         f"{path} is no model that a runtime loads",
         expected="a .gguf file or a folder that kanna wrote",

@@ -21,6 +21,7 @@ from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.cache_types import cache_types
 from kanna.runtimes.isolation import IsolatedLlamaEngine
+from kanna.sources import adapter
 from kanna.tokenizer.repeated import repeated
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def _remark(used: libllama.Library, missing: list[str]) -> str:
 
 
 def check_header(path: Path) -> None:
-    """Raise FormatError for a broken file.
+    """Raise FormatError for a broken file, UnsupportedError for an adapter.
 
     Our own parser reads it first: it has bounds where llama.cpp may abort the process.
     """
@@ -324,6 +325,7 @@ def check_header(path: Path) -> None:
             f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load"
         )
     file = gguf.read(path)
+    adapter.refuse_gguf(file.value("general.type"), path.name)
     reason = _fatal(file, file.value("general.architecture"))
     if reason:
         raise FormatError(

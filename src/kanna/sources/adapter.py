@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kanna._util.typed import text
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats import folder_files
 from kanna.formats.text_files import read_object
 
 CONFIG = "adapter_config.json"
@@ -55,6 +56,16 @@ def refuse(files: Mapping[str, Path], given: str) -> None:
     if "config.json" not in files or not others:
         path = files.get(CONFIG)
         raise refusal(given, base_of(path) if path else "")
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise UnsupportedError where a path is a folder that holds an adapter and no model.
+
+    Args:
+        path: What the user named as a model.
+    """
+    if path.is_dir():
+        refuse(folder_files.files(path), str(path))
 
 
 def is_adapter(files: Mapping[str, Path]) -> bool:

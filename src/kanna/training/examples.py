@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -21,6 +22,7 @@ _FORMS = (
 _PART = 2000
 """Characters of a plain text that are one example, about."""
 MOST_BYTES = 1 << 30
+LINE_TODO = "bring the line into this form, or remove it"
 HELD_OUT = "held-out.jsonl"
 """Beside an adapter: the examples that judged it and were not learned."""
 
@@ -140,7 +142,11 @@ def gather(
             count += 1
             unique.setdefault(record.to_json(), record)
     if not unique:
-        raise UsageError(f"{files[0]} holds no example", expected=f"lines such as {forms}")
+        raise UsageError(
+            f"{files[0]} holds no example",
+            expected=f"lines such as {forms}",
+            todo="write some hundred of them, or name the file that has them",
+        )
     return Examples(
         examples=list(unique.values()),
         duplicates=count - len(unique),
@@ -156,7 +162,11 @@ def _files(path: Path, kinds: Sequence[str], forms: str) -> list[Path]:
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix in kinds)
         if not inside:
-            raise UsageError(f"{path} holds no {_either(kinds)} file", expected=forms)
+            raise UsageError(
+                f"{path} holds no {_either(kinds)} file",
+                expected=f"text, or lines such as {forms}",
+                todo="name the files, or the folder that they are in",
+            )
         return inside
     if not path.is_file():
         raise NotFoundError(f"the training data {absent(path)}", todo="check the path")
@@ -175,7 +185,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}", expected="UTF-8") from None
+        raise UsageError(
+            f"{path} is not UTF-8 text: byte {error.start:,} is {error.object[error.start]:#04x}",
+            expected="UTF-8",
+            todo="save it as UTF-8: iconv -f LATIN1 -t UTF-8, where it is in Latin-1",
+        ) from None
 
 
 def _parts(path: Path) -> Iterator[Example]:
@@ -201,9 +215,18 @@ def _lines(path: Path, forms: str) -> Iterator[tuple[dict[str, Any], str]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where} is not JSON: {error}", expected=forms) from None
+            at = (
+                f"{error.msg}, column {error.colno}"
+                if isinstance(error, JSONDecodeError)
+                else error
+            )
+            raise UsageError(
+                f"{where} is not JSON: {at}",
+                expected=forms,
+                todo="write each object on one line of its own",
+            ) from None
         if not isinstance(value, dict):
-            raise UsageError(f"{where} is no object", expected=forms)
+            raise UsageError(f"{where} is no object", expected=forms, todo=LINE_TODO)
         yield cast(dict[str, Any], value), where
 
 
@@ -222,19 +245,27 @@ def _example(value: dict[str, Any], where: str) -> Example:
         ]
         if not any(m["role"] == "assistant" for m in messages):
             raise UsageError(
-                f"{where} has no message of the assistant", expected="an answer to learn"
+                f"{where} has no message of the assistant",
+                expected="an answer to learn",
+                todo="add the answer, or remove the line",
             )
         tools = list_of(value, "tools", where) if value.get("tools") else []
         return Example(where=where, messages=messages, tools=tools)
     for key in ("prompt", "completion", "text"):
         if key in value and not isinstance(value[key], str):
-            raise UsageError(f"{where} has a {key} that is no text", expected=_FORMS)
+            raise UsageError(
+                f"{where} has a {key} that is no text", expected=_FORMS, todo=LINE_TODO
+            )
     if "text" in value:
         text = value["text"]
     elif "prompt" in value and "completion" in value:
         text = value["completion"]
     else:
-        raise UsageError(f"{where} has the keys {', '.join(value) or 'none'}", expected=_FORMS)
+        raise UsageError(
+            f"{where} has the keys {', '.join(value) or 'none'}",
+            expected=_FORMS,
+            todo="rename the keys, or remove the line",
+        )
     if not text.strip():
         raise UsageError(f"{where} is empty", expected="a text to learn", todo="remove the line")
     return Example(
@@ -246,7 +277,9 @@ def list_of(value: dict[str, Any], key: str, where: str) -> list[Any]:
     """The list under a key; UsageError for anything else, and for an empty one."""
     items = value[key]
     if not isinstance(items, list) or not items:
-        raise UsageError(f"{where} has {key} that are no list of objects", expected=_FORMS)
+        raise UsageError(
+            f"{where} has {key} that are no list of objects", expected=_FORMS, todo=LINE_TODO
+        )
     return items
 
 
@@ -262,16 +295,18 @@ def message_of(message: Any, where: str, index: int) -> dict[str, Any]:
     """A message of OpenAI's form; UsageError, which names the place, for anything else."""
     place = f"{where}, message {index + 1}"
     if not isinstance(message, dict):
-        raise UsageError(f"{place} is no object", expected=_FORMS)
+        raise UsageError(f"{place} is no object", expected=_FORMS, todo=LINE_TODO)
     given = cast(dict[str, Any], message)
     if given.get("role") not in ROLES:
         raise UsageError(
-            f"{place} has the role {given.get('role')!r:.60}", expected=", ".join(ROLES)
+            f"{place} has the role {given.get('role')!r:.60}",
+            expected=", ".join(ROLES),
+            todo="rename the role, or leave the message out",
         )
     content = given.get("content")
     calls = given.get("tool_calls") or given.get("reasoning_content")
     if not isinstance(content, str) and not (content is None and calls):
-        raise UsageError(f"{place} has no content that is a text", expected=_FORMS)
+        raise UsageError(f"{place} has no content that is a text", expected=_FORMS, todo=LINE_TODO)
     if given["role"] == "assistant" and not calls and not str(content).strip():
         raise UsageError(f"{place} is an empty answer", todo="remove it")
     return given

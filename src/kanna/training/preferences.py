@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from kanna.errors import UsageError
-from kanna.training.examples import Example, Examples, gather, list_of, message_of
+from kanna.training.examples import (
+    LINE_TODO,
+    Example,
+    Examples,
+    gather,
+    list_of,
+    message_of,
+)
 
 FORMS = (
     '{"prompt": …, "chosen": …, "rejected": …}, the prompt a text or a list of messages, or '
@@ -82,6 +89,7 @@ def _pair(value: dict[str, Any], where: str) -> PreferencePair:
             raise UsageError(
                 f"{where} has a prompt that ends with the assistant",
                 expected="a prompt that ends with the user or a tool",
+                todo="move its last message into both answers, or remove the line",
             )
         chosen, rejected = (_chat(value, messages, s, where) for s in ("chosen", "rejected"))
         same = _content(chosen) == _content(rejected)
@@ -100,7 +108,7 @@ def _renamed(value: dict[str, Any], where: str) -> dict[str, Any]:
     given = value.get("input")
     if missing or not isinstance(given, dict):
         what = f"no {missing[0]}" if missing else "an input that is no object"
-        raise UsageError(f"{where} has {what}", expected=FORMS)
+        raise UsageError(f"{where} has {what}", expected=FORMS, todo=LINE_TODO)
     inside = cast(dict[str, Any], given)
     renamed = {
         "prompt": inside.get("messages"),
@@ -117,6 +125,7 @@ def _parted(value: dict[str, Any], where: str) -> dict[str, Any]:
         raise UsageError(
             f"{where} has no prompt, and its conversations differ before their last message",
             expected=f"conversations with one beginning, or {FORMS}",
+            todo=LINE_TODO,
         )
     last = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
     return value | last
@@ -125,7 +134,11 @@ def _parted(value: dict[str, Any], where: str) -> dict[str, Any]:
 def _text(value: dict[str, Any], prompt: str, side: str, where: str) -> Example:
     answer = value[side]
     if not isinstance(answer, str):
-        raise UsageError(f"{where} has a {side} that is no text, as the prompt is", expected=FORMS)
+        raise UsageError(
+            f"{where} has a {side} that is no text, as the prompt is",
+            expected=FORMS,
+            todo=LINE_TODO,
+        )
     if not prompt.strip() or not answer.strip():
         what = side if prompt.strip() else "prompt"
         raise UsageError(f"{where} has an empty {what}", todo="remove the line")
@@ -141,12 +154,16 @@ def _chat(
     given = [given] if isinstance(given, dict) else list_of(value | {side: given}, side, where)
     if len(given) != 1:
         raise UsageError(
-            f"{where} has a {side} of {len(given)} messages", expected="one of the assistant"
+            f"{where} has a {side} of {len(given)} messages",
+            expected="one of the assistant",
+            todo=LINE_TODO,
         )
     answer = message_of(given[0], f"{where}, {side}", 0)
     if answer["role"] != "assistant":
         raise UsageError(
-            f"{where} has a {side} of the role {answer['role']}", expected="one of the assistant"
+            f"{where} has a {side} of the role {answer['role']}",
+            expected="one of the assistant",
+            todo=LINE_TODO,
         )
     tools = list_of(value, "tools", where) if value.get("tools") else []
     return Example(where=where, messages=[*prompt, answer], tools=tools)

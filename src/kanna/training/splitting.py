@@ -44,7 +44,7 @@ def split(every: Sequence[R], seed: int) -> Split[R]:
     """
     if len(every) < 2:
         raise UsageError(
-            f"there is {len(every)} example",
+            f"there is {len(every)} example, which counts once however often it is there",
             expected="at least 2: one is held out, and judges what is learned",
             todo="some hundred are a good start",
         )

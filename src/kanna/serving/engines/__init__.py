@@ -13,6 +13,7 @@ from kanna._util.nearest import absent
 from kanna.errors import NotFoundError, SourceError
 from kanna.runtimes.folder_text import read_json
 from kanna.serving.engines.base import EngineConfig, EngineMemory, ServingEngine
+from kanna.sources import adapter
 
 __all__ = ["EngineConfig", "EngineMemory", "ServingEngine", "for_artefact", "get", "names"]
 
@@ -32,7 +33,7 @@ def for_artefact(path: Path) -> ServingEngine:
 
     Raises:
         SourceError: None does.
-        UnsupportedError: It is a model that no stock runtime has.
+        UnsupportedError: It is an adapter, or a model that no stock runtime has.
     """
     engines = [get(name) for name in names()]
     expected = " or ".join(engine.artefact for engine in engines)
@@ -43,6 +44,7 @@ def for_artefact(path: Path) -> ServingEngine:
     for engine in engines:
         if engine.accepts(path):
             return engine
+    adapter.refuse_folder(path)
     raise SourceError(
         f"no engine runs {path}", expected=expected, todo="make one with `kanna convert`"
     )

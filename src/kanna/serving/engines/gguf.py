@@ -113,8 +113,10 @@ def role_of(path: Path) -> str:
     """What a file is for, as its pooling says: vectors, scores, or text."""
     from kanna.formats import gguf
     from kanna.formats.gguf import purpose
+    from kanna.sources import adapter
 
     file = gguf.read(path)
+    adapter.refuse_gguf(file.value("general.type"), path.name)
     if purpose.ranks(file):
         return RANK
     return EMBED if purpose.makes_vectors(file) else GENERATE
