@@ -11,7 +11,7 @@ from kanna.escaping import html_text
 from kanna.report.losses import losses
 from kanna.report.page import POLICY
 from kanna.report.style import CSS
-from kanna.report.tables import NONE, small_table
+from kanna.report.tables import NONE, answers_table, small_table
 
 _STOPPED = {
     "done": "all steps were made",
@@ -201,7 +201,7 @@ def _samples(data: Mapping[str, Any]) -> str:
     rows = [(s["prompt"], s["wanted"], s["before"], s["after"]) for s in data["samples"]]
     columns = ("prompt", "wanted", "base", "tuned")
     caption = "Held-out prompts, answered greedily and cut"
-    return f"<h2>Sample answers</h2>{small_table(caption, columns, rows)}" if rows else ""
+    return f"<h2>Sample answers</h2>{answers_table(caption, columns, rows)}" if rows else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -254,12 +254,18 @@ def _costs(data: Mapping[str, Any]) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of what was set; what was not is left out."""
-    words = {True: "yes", False: "no"}
     return [
-        (key.replace("_", " "), words[value] if isinstance(value, bool) else str(value))
+        (key.replace("_", " "), _said(value))
         for key, value in settings.items()
         if value is not None
     ]
+
+
+def _said(value: object) -> str:
+    """`yes`, `0.005`, `8`, a word."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _notes(data: Mapping[str, Any]) -> str:

@@ -78,6 +78,7 @@ th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: rig
 th { font-weight: 600; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 td.wrap { white-space: normal; }
+.answers td { overflow-wrap: anywhere; min-width: 4.2em; }
 tbody th { position: sticky; left: 0; background: var(--paper); }
 .measured table { font-size: .88rem; }
 .measured td, .measured tbody th { vertical-align: middle; }

@@ -164,6 +164,11 @@ def small_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[st
     return _scrolling_table(caption, head, body)
 
 
+def answers_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Returns a table of what models wrote, which breaks anywhere: a phone shows all columns."""
+    return f'<div class="answers">{small_table(caption, columns, rows)}</div>'
+
+
 def _size(nbytes: float | None) -> str:
     return format_size(nbytes) if nbytes else NONE
 
