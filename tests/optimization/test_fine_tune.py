@@ -16,7 +16,7 @@ from kanna._util.progress import Silent
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.optimization import fine_tune_table, measure
-from kanna.optimization.fine_tune import open_fine_tune
+from kanna.optimization.fine_tune import open_fine_tunes
 from kanna.optimization.kl_scorer import SURE
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import kept_words
@@ -143,11 +143,11 @@ def test_held_out_examples_inside_a_text_are_refused(home: Path, tmp_path: Path)
             data=[tmp_path / "held.jsonl"],
             calibration=[tmp_path / name],
         )
-        return open_fine_tune(kanna.open_source(home / "tiny"), request)
+        return open_fine_tunes(kanna.open_source(home / "tiny"), request)
 
     with pytest.raises(UsageError, match=r"log\.txt holds a held-out example of the adapter"):
         opened("log.txt")
-    assert opened("apart.txt").domain[0].texts[0].startswith("Another text")
+    assert opened("apart.txt")[0].domain[0].texts[0].startswith("Another text")
 
 
 def test_what_keeps_too_little_fails(home: Path) -> None:
@@ -175,6 +175,32 @@ def test_recovery_is_judged_by_held_out_examples_too(home: Path) -> None:
     assert "held-out examples of the adapter, 8" in page
 
 
+def test_adapters_apart_each_keep_their_gain_beside_one_base(home: Path) -> None:
+    idle = home / "other" / "adapter"
+    shutil.copytree(home / "adapter", idle)
+    domain = ["--calibration", str(home / "chats.jsonl"), "--adapter", str(idle), "--apart"]
+    run = invoke(home, "--like", "Q6_K", "--retention", "0.8", *domain, out="apart")
+    assert run.exit_code == 0, run.stderr + run.output
+    result = json.loads(run.stdout)
+    files = [home / "apart" / "adapters" / name for name in ("adapter.gguf", "adapter-2.gguf")]
+    assert [Path(one["file"]) for one in result["beside"]] == files
+    assert [one["adapter"] for one in result["beside"]] == [str(home / "adapter"), str(idle)]
+    assert files[0].read_bytes()[:4] == b"GGUF" and result["file_bytes"] <= result["budget"]
+    assert result["retention"]["share"] == min(one["share"] for one in result["beside"]) > 0.8
+    index = json.loads((home / "apart" / "statistics" / "index.json").read_text())
+    assert [one[1] for one in index["adapters"]] == [str(home / "adapter"), str(idle)]
+    report = json.loads((home / "apart" / "report.json").read_text())
+    best = next(row for row in report["rows"] if row["path"] == result["artefact"])
+    names = [check["name"] for check in best["checks"]]
+    assert {f"retention of {home / 'adapter'}", f"retention of {idle}"} <= set(names)
+    page = (home / "apart" / "report.html").read_text()
+    assert "beside each file" in page and "--apart" in report["command"]
+    beside = kanna.verify(
+        home / "tiny", files[0], adapter=home / "adapter", beside=result["artefact"], threads=1
+    )
+    assert beside.retention and beside.retention.share == result["beside"][0]["share"]
+
+
 @pytest.mark.slow
 def test_a_file_is_a_base_too(home: Path) -> None:
     base, out = home / "base.gguf", home / "of-file"
@@ -194,8 +220,8 @@ def test_an_adapter_that_gained_nothing_cannot_be_judged(home: Path, tmp_path: P
     request = OptimizeRequest(
         source=home / "tiny", out=tmp_path, format="gguf", adapter=[(str(idle), 1.0)]
     )
-    fine_tune = open_fine_tune(kanna.open_source(home / "tiny"), request)
-    assert fine_tune is not None and "built-in text" in fine_tune.notes[0]
+    [fine_tune] = open_fine_tunes(kanna.open_source(home / "tiny"), request)
+    assert "built-in text" in fine_tune.notes[0]
     path = home / "again.gguf"
     row = Row(name="q", role="candidate", path=str(path), gate="proved")
     failed = Row(name="f", role="candidate", path=str(path), gate="failed")
@@ -220,6 +246,11 @@ def test_the_weight_of_an_adapter_is_part_of_what_is_kept(home: Path) -> None:
     [
         ({"adapter": None, "data": "chats.jsonl"}, "no adapter"),
         ({"retention": 1.5}, "a retention of 1.5"),
+        ({"adapter": None, "apart": True}, "--apart says how adapters lie, and none was named"),
+        ({"adapter": "adapter=0.5", "apart": True}, "--apart with a weight"),
+        ({"adapter": ["adapter", "idle"], "apart": True, "data": "d"}, "for 2 adapters apart"),
+        ({"apart": True, "recover": True, "calibration": "chats.jsonl"}, "--recover and --apart"),
+        ({"apart": True, "format": "mlx"}, "--apart with --format mlx"),
         ({"data": "chats.jsonl"}, "72 of 80 examples that are to judge the adapter were learned"),
         ({"calibration": "adapter/held-out.jsonl"}, "nothing else"),
         ({"data": "absent.jsonl"}, "does not exist"),
@@ -233,6 +264,8 @@ def test_what_contradicts_itself_is_refused(
     for name in ("data", "calibration"):
         if name in given:
             given[name] = home / given[name]
+    if isinstance(given["adapter"], str):
+        given["adapter"] = str(home / given["adapter"])
     with pytest.raises(UsageError, match=words):
         kanna.optimize(home / "tiny", tmp_path / "out", **given)
     assert not (tmp_path / "out" / "plan.json").exists()

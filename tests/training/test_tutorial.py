@@ -58,19 +58,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_page_goes_from_chats_to_a_file(home: Path) -> None:
     verbs = [words[0] for words in commands()]
-    assert verbs == ["adapt", "optimize", "merge", "verify"]
-    adapt, _, merge, verify = commands()
+    assert verbs == ["adapt", "optimize", "merge", "optimize", "adapt", "verify"]
+    adapt, _, merge, _, _, verify = commands()
     assert run(adapt, home) == 0
     assert (home / "adapter" / "report.html").is_file()
     assert run(merge, home, Q4_K_M="Q8_0") == 0
     assert run(verify, home) == 0
 
 
+def test_the_page_has_a_draft_model_follow(home: Path) -> None:
+    *_, adapt, _ = commands()
+    assert run(adapt, home, SMALL=str(home / "source")) == 0
+    assert (home / "with-draft" / "draft-model" / "model.safetensors").is_file()
+
+
 @pytest.mark.slow
 def test_the_page_optimizes_on_the_same_chats(home: Path) -> None:
-    adapt, optimize, *_ = commands()
+    adapt, merged, _, apart, *_ = commands()
     assert run(adapt, home) == 0
     with optimizing.quick() as patch:
         patch.setattr(measure, "CANDIDATES", ("q2_k", "q4_0", "q4_k", "q6_k", "q8_0", "f16"))
-        run(optimize, home)
-    assert "What is kept of the fine-tune" in (home / "out" / "report.html").read_text()
+        for optimize, out in ((merged, "out"), (apart, "apart")):
+            run(optimize, home)
+            page = (home / out / "report.html").read_text()
+            assert "What is kept of the fine-tune" in page
+    assert (home / "apart" / "adapters" / "adapter.gguf").is_file()

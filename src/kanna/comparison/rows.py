@@ -41,6 +41,8 @@ class Row:
         speedup_spread: Lowest and highest ratio of rounds that followed each other.
         rounds: Rounds of the speed test; one says nothing of noise.
         retention: What it keeps of a fine-tune's gain, see `kanna.checks.Retention`.
+        beside: The same of each `adapter` that lies beside it in a `file`; then `retention` is
+            that of the one that keeps least.
         tasks: How it did on the tasks that guard it, see `kanna.tasks.pairing.TaskScore`.
         task_loss: Share of them that it surely lost.
         busy: Share of the processors that other programs took meanwhile; None: not known.
@@ -83,6 +85,7 @@ class Row:
     speedup_spread: Sequence[float] | None = None
     less_memory: float | None = None
     retention: dict[str, Any] | None = None
+    beside: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     task_loss: float | None = None
     reused: bool = False

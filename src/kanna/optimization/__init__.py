@@ -38,6 +38,7 @@ def optimize(
     out: str | Path,
     *,
     adapter: AdapterWeights | None = None,
+    apart: bool = False,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
     recover: bool = False,
@@ -89,6 +90,8 @@ def optimize(
         adapter: A folder that PEFT or mlx-lm saved, `folder=0.5` with a weight, or several: they
             are merged into the source while it is read, and the file must keep what they
             gained.
+        apart: Do not merge them: the source is calibrated without and with each of them, each is
+            written beside the file in its format, and must keep its gain there. GGUF alone.
         data: Held-out examples that this is measured by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
         recover: Tune scales, biases and norms on the text of `calibration`, which is of the domain,
@@ -171,6 +174,7 @@ def optimize(
         format=format or formats.DEFAULT,
         format_named=format is not None,
         adapter=weights(adapter) if adapter is not None else (),
+        apart=apart,
         data=several(data) or None,
         retention=retention,
         recover=recover,
@@ -224,7 +228,7 @@ def _place(request: OptimizeRequest, on: str | None, on_set: Settings) -> PartsP
         if on_set:
             raise UsageError("--on-set was given, and no executor", expected="--on")
         return None
-    if request.adapter:
+    if request.adapter and not request.apart:
         raise UsageError(
             f"--on {on} sends the files of a model, and adapters are merged while it is read",
             expected="a merged model",

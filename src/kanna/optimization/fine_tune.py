@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kanna._util.atomic import write_text
 from kanna._util.progress import Progress
@@ -13,6 +14,7 @@ from kanna.adapters import merged_source, open_adapters
 from kanna.calibration.self_generated import SELF
 from kanna.checks import Retention
 from kanna.comparison.rows import Row
+from kanna.conversion import WriteOptions, lone_adapter
 from kanna.errors import UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.optimization.request import OptimizeRequest
@@ -21,6 +23,8 @@ from kanna.training import HELD_OUT, examples, learned, near_duplicates
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 from kanna.verification import retention as gains
 
+APART = "adapters"
+"""In the output folder: adapters that stay apart, in the format of the artefact."""
 _WHOLE = 1 << 20
 """Tokens of an example that is calibrated on: all."""
 
@@ -49,6 +53,8 @@ class FineTune:
         judging: The same as they were given.
         domain: Text to calibrate on; [] where none was named.
         least: Share of the gain that an artefact must keep.
+        name: Of the adapter, as the user gave it, where it stays apart.
+        alone: The adapter in the format of the artefact, which lies beside it; None: it is merged.
         notes: What the user must know.
     """
 
@@ -58,14 +64,27 @@ class FineTune:
     domain: Sequence[DomainText]
     least: float
     judging: Sequence[examples.Example] = ()
+    name: str = ""
+    alone: Path | None = None
     notes: Sequence[str] = field(default_factory=list[str])
 
-    def write_domain(self, folder: Path) -> list[Path]:
-        """Write the text to calibrate on, in files that `calibrate` reads.
+    def with_domain(
+        self, resolved: Sequence[str | Path] | None, request: OptimizeRequest, folder: Path
+    ) -> Sequence[str | Path] | None:
+        """What `calibrate` reads in place of files that were named: texts without what judges.
 
         Args:
-            folder: Where they are written.
+            resolved: The files, and text that the model sampled; None: the built-in set.
+            request: Which files were named.
+            folder: Where the text is written.
         """
+        if not self.domain:
+            return resolved
+        given = {Path(one) for one in request.calibration or ()}
+        sampled = [path for path in resolved or () if path not in given]
+        return [*self._write_domain(folder), *sampled]
+
+    def _write_domain(self, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
         for index, one in enumerate(self.domain):
@@ -90,7 +109,13 @@ class FineTune:
             able, self.measure([Path(r.path or "") for r in able], threads, progress), strict=True
         ):
             made = gains.check(kept, alone=False)
-            row.retention = asdict(kept)
+            figures = asdict(kept)
+            if self.alone is None:
+                row.retention = figures
+            else:
+                made = [replace(check, name=f"{check.name} of {self.name}") for check in made]
+                row.beside.append({"adapter": self.name, "file": str(self.alone)} | figures)
+                row.retention = min(figures, row.retention or figures, key=_kept)
             row.checks = [*row.checks, *(check.to_dict() for check in made)]
             if any(check.ok is False for check in made):
                 row.gate = "failed"
@@ -100,42 +125,91 @@ class FineTune:
     def measure(
         self, paths: Sequence[Path], threads: int | None, progress: Progress
     ) -> list[Retention]:
-        """What files keep of the gain."""
+        """What files keep of the gain, with the adapter beside each where it stays apart."""
         case = gains.RetentionCase(
             base=self.base,
             tuned=self.tuned,
-            artefacts=paths,
+            artefacts=[
+                path if self.alone is None else gains.BesideBase(base=path, adapter=self.alone)
+                for path in paths
+            ],
             examples=self.held_out,
             threads=threads or default_threads(),
         )
         return gains.measure(case, self.least, progress)
 
+    def write_alone(self, options: WriteOptions) -> None:
+        """Write the adapter beside the artefact, where it stays apart.
 
-def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
-    """The fine-tune that a request names; None where it names no adapter.
+        Args:
+            options: How it is written.
+        """
+        if self.alone is not None:
+            self.alone.parent.mkdir(exist_ok=True)
+            lone_adapter.convert(
+                self.base, self.name, self.alone, format=self.alone.suffix[1:], options=options
+            )
+
+
+def _kept(figures: dict[str, Any]) -> tuple[bool, float]:
+    """Puts first what cannot be measured, then what keeps least."""
+    return figures["share"] is not None, figures["share"] or 0.0
+
+
+def open_fine_tunes(base: Source, request: OptimizeRequest) -> list[FineTune]:
+    """The fine-tune that a request names, or each of them where adapters stay apart.
 
     Raises:
         SourceError: An adapter does not fit the base.
+        UnsupportedError: One that is to stay apart has something that no runtime applies there.
         UsageError: There are no held-out examples, or nothing else to calibrate on; the adapter
             learned from examples that are to judge it, or a text to calibrate on holds some of
             them inside it.
     """
     if not request.adapter:
-        return None
+        return []
     read = open_adapters(dict(request.adapter), offline=request.offline)
-    tuned = merged_source(base, read)
-    held_out = gains.held_out(read[0][0], request.data, tuned)
-    judging = examples.read(request.data or read[0][0].path / HELD_OUT).examples
-    domain, notes = _domain(request.calibration, judging, tuned)
-    return FineTune(
-        base=base,
-        tuned=tuned,
-        held_out=held_out,
-        judging=judging,
-        domain=domain,
-        least=request.retention,
-        notes=notes,
-    )
+    groups = [[one] for one in read] if request.apart else [read]
+    tuned = [merged_source(base, group) for group in groups]
+    held_out = [
+        gains.held_out(group[0][0], request.data, one)
+        for group, one in zip(groups, tuned, strict=True)
+    ]
+    judging = [
+        examples.read(request.data or group[0][0].path / HELD_OUT).examples for group in groups
+    ]
+    every = [one for given in judging for one in given]
+    domain, notes = _domain(request.calibration, every, tuned[0])
+    tunes = [
+        FineTune(
+            base=base,
+            tuned=tuned[at],
+            held_out=held_out[at],
+            judging=judging[at],
+            domain=domain,
+            least=request.retention,
+            notes=notes,
+        )
+        for at in range(len(groups))
+    ]
+    return _apart(tunes, request) if request.apart else tunes
+
+
+def _apart(tunes: Sequence[FineTune], request: OptimizeRequest) -> list[FineTune]:
+    """The same, each adapter in a file of its own; raises for one that cannot be alone."""
+    made: list[FineTune] = []
+    taken: set[str] = set()
+    for tune, (given, _) in zip(tunes, request.adapter, strict=True):
+        lone_adapter.convert(tune.base, given, None, format=request.format, dry_run=True)
+        stem = name = Path(given).absolute().name
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        alone = request.out / APART / f"{name}.{request.format}"
+        made.append(replace(tune, name=given, alone=alone))
+    return made
 
 
 def _domain(
@@ -172,7 +246,7 @@ def _domain(
         (left_out, "held-out examples were left out of the calibration text"),
         (near, "examples that are nearly the same as held-out ones were left out too"),
     ]
-    return texts, [f"{count} {what}" for count, what in counted if count]
+    return texts, [f"{number} {what}" for number, what in counted if number]
 
 
 def apart(

@@ -23,7 +23,7 @@ from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
 from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
-from kanna.optimization.fine_tune import FineTune, open_fine_tune
+from kanna.optimization.fine_tune import FineTune, open_fine_tunes
 from kanna.optimization.forecast import Forecast, accelerator_rates, machine_rates, shapes_of
 from kanna.optimization.guard import Guard, open_guard
 from kanna.optimization.kl_scorer import HeldOutWindows
@@ -59,7 +59,8 @@ class Job:
         feasible: Bytes of artefacts that make sense.
         memory: What `--memory` leaves; None with any other budget.
         forecast: How much is done, and how long each stage takes.
-        fine_tune: What is merged into the source, and what an artefact must keep of it.
+        fine_tunes: What is merged into the source, or each adapter that lies beside it, and what an
+            artefact must keep of it.
         guard: Tasks that an artefact must not lose.
     """
 
@@ -70,8 +71,13 @@ class Job:
     feasible: SizeRange
     memory: MemoryBudget | None
     forecast: Forecast
-    fine_tune: FineTune | None = None
+    fine_tunes: Sequence[FineTune] = ()
     guard: Guard | None = None
+
+    @property
+    def fine_tune(self) -> FineTune | None:
+        """What is merged into the source; None where nothing is."""
+        return next((tune for tune in self.fine_tunes if tune.alone is None), None)
 
     @property
     def effort(self) -> Effort:
@@ -209,11 +215,11 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     )
     model = families.load_decoder(source)
     request.check_budget()
-    fine_tune = open_fine_tune(source, request)
-    if fine_tune is not None:
-        source = fine_tune.tuned
+    fine_tunes = open_fine_tunes(source, request)
+    if fine_tunes and not request.apart:
+        source = fine_tunes[0].tuned
         model = families.load_decoder(source)
-        context.note(*source.notes, *fine_tune.notes)
+    context.note(*(note for tune in fine_tunes for note in (*tune.tuned.notes, *tune.notes)))
     adapter = adapter_type(
         Workspace(source=source, model=model, folder=request.out, context=context)
     )
@@ -237,7 +243,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         constraints=constraints,
         feasible=feasible,
         memory=memory,
-        fine_tune=fine_tune,
+        fine_tunes=fine_tunes,
         guard=guard,
     )
     budget = budget_of(job, adapter)
@@ -309,6 +315,14 @@ def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
 def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
     """Refuse what the format has no use for, or cannot do here."""
     check_memory(adapter, request)
+    if request.apart and not adapter.supports_apart:
+        raise UsageError(
+            f"--apart with --format {adapter.format}, where no adapter is measured beside its base",
+            expected="--format gguf",
+            todo="make both by hand: kanna calibrate SRC --adapter FOLDER -o statistics, kanna "
+            f"convert SRC --statistics statistics --format {adapter.format} -o base, kanna convert "
+            f"SRC --adapter FOLDER --format {adapter.format} -o adapter",
+        )
     if request.counts_speed and request.speeds is None and request.chosen_target is None:
         costs.get(adapter.format).require()
     if request.like is not None:

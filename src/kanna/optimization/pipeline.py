@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from kanna._util.units import format_size
 from kanna.calibration import calibrate as calibrate_source
@@ -110,10 +109,8 @@ def calibrate(job: Job) -> CalibratedSource:
         device=context.device,
         progress=context.progress,
     ).paths
-    if job.fine_tune is not None and job.fine_tune.domain:
-        given = {Path(one) for one in request.calibration or ()}
-        sampled = [path for path in paths or () if path not in given]
-        paths = [*job.fine_tune.write_domain(workspace.folder / "domain"), *sampled]
+    if job.fine_tunes:
+        paths = job.fine_tunes[0].with_domain(paths, request, workspace.folder / "domain")
     tokens, least = request.tokens, MIN_WINDOWS
     if request.recover:
         tokens, least = learned_tokens(workspace.model, paths, tokens), WINDOWS
@@ -122,7 +119,9 @@ def calibrate(job: Job) -> CalibratedSource:
         workspace.source,
         folder,
         calibration=paths,
+        adapter=dict(request.adapter) if request.apart else None,
         tokens=tokens,
+        gradients=request.apart and not backward.lacking(workspace.model, workspace.folder),
         device=context.device,
         progress=context.progress,
     )
@@ -130,13 +129,11 @@ def calibrate(job: Job) -> CalibratedSource:
         f"calibrated on {calibrated.tokens:,} tokens"
         + (", kept from before" if calibrated.reused else "")
     )
-    context.note(*calibrated.notes)
-    if few := few_tokens(calibrated.coverage):
-        context.note(few)
-    documents, _ = texts.documents(paths, workspace.model)
+    few = few_tokens(calibrated.coverage)
+    context.note(*calibrated.notes, *([few] if few else []))
     return CalibratedSource(
         adapter=type(job.adapter)(replace(workspace, statistics=folder)),
-        windows=cut(documents, workspace.model, tokens=tokens),
+        windows=cut(texts.documents(paths, workspace.model)[0], workspace.model, tokens=tokens),
         held_out=held_out(workspace.model, paths, tokens, least),
     )
 
@@ -253,6 +250,8 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
     if preset is not None:
         baseline = adapter.label(preset)
         specs.append(ArtefactSpec(name=baseline, path=adapter.artefact(preset), preset=preset))
+    for tune in job.fine_tunes:
+        tune.write_alone(job.context.running())
     with earlier_files.kept(specs[0].path, job.context.note):
         optimized = adapter.write(specs[0])
     return Written(

@@ -73,16 +73,14 @@ def prove_also(
     if job.adapter.compares:
         context = _comparison(job)
         gate(row, context)
-        if job.fine_tune is not None:
-            job.fine_tune.judge([row], job.context.threads, job.context.progress)
+        _judge_gains(job, [row])
         job.guard.mark(row, scores)
         _, notes = measure_quality([row], context)
         job.context.note(*notes, *measure_speed([row], context, repeat=1))
     else:
         _score(job, [row])
         _verify(job, row)
-        if job.fine_tune is not None:
-            job.fine_tune.judge([row], job.context.threads, job.context.progress)
+        _judge_gains(job, [row])
         job.guard.mark(row, scores)
     _grade(row)
     rows = [*proved.rows, row]
@@ -165,13 +163,17 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
 
 def judge(job: Job, rows: Sequence[Row]) -> None:
     """Check what files keep of an adapter's gain, and of the tasks that guard them."""
-    if job.fine_tune is not None:
-        job.fine_tune.judge(rows, job.context.threads, job.context.progress)
+    _judge_gains(job, rows)
     if job.guard is not None:
         context, source = job.context, job.workspace.source
         context.note(*job.guard.judge(rows, source, context.threads, context.progress))
         for row in rows:
             _grade(row)
+
+
+def _judge_gains(job: Job, rows: Sequence[Row]) -> None:
+    for tune in job.fine_tunes:
+        tune.judge(rows, job.context.threads, job.context.progress)
 
 
 def _grade(row: Row) -> None:

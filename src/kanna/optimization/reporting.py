@@ -95,6 +95,7 @@ def judged(proved: Proof, baseline: str | None) -> dict[str, Any]:
         "rival_kl": rival.kl_mean if rival else None,
         "gate": best.gate,
         "retention": best.retention,
+        "beside": best.beside,
         "tasks": best.tasks,
         "guard": proved.guard,
         "reference_check": proved.evaluation.get("reference_check"),

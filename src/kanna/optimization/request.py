@@ -66,6 +66,7 @@ class OptimizeRequest:
         provider: The execution provider that a folder for onnxruntime is for.
         format_named: Whether the user named the format, so that the command line names it, too.
         adapter: Adapters that are merged into the source, with their weights.
+        apart: Whether they stay beside it instead, each by itself.
         data: Held-out examples of the fine-tune; None: those beside the adapter.
         retention: Least share of its gain that must be kept.
         recover: Whether scales and norms are tuned on the calibration text, which is of the domain.
@@ -85,6 +86,7 @@ class OptimizeRequest:
     format: str
     format_named: bool = True
     adapter: Sequence[tuple[str, float]] = ()
+    apart: bool = False
     data: Sequence[str | Path] | None = None
     retention: float = LEAST
     recover: bool = False
@@ -131,6 +133,8 @@ class OptimizeRequest:
             raise UsageError(f"a retention of {self.retention}", expected="a share from 0 to 1")
         if self.data is not None and not self.adapter:
             raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
+        if self.apart:
+            self._check_apart()
         if self.recover and not self.calibration:
             raise UsageError(
                 "--recover tunes on text of the domain, and none was given",
@@ -140,6 +144,30 @@ class OptimizeRequest:
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file", expected="a folder, which is made when it is absent"
+            )
+
+    def _check_apart(self) -> None:
+        """Raise UsageError for what means nothing where adapters stay apart."""
+        if not self.adapter:
+            raise UsageError(
+                "--apart says how adapters lie, and none was named", expected="--adapter FOLDER"
+            )
+        weighted = next((name for name, weight in self.adapter if weight != 1), None)
+        if weighted is not None:
+            raise UsageError(
+                f"--apart with a weight of {weighted}",
+                expected="--adapter FOLDER: a runtime is told the weight when it switches it on",
+            )
+        if self.data is not None and len(self.adapter) > 1:
+            raise UsageError(
+                f"--data was named for {len(self.adapter)} adapters apart",
+                expected="held-out.jsonl in the folder of each, which judges it alone",
+                todo="copy the examples that judge an adapter there",
+            )
+        if self.recover:
+            raise UsageError(
+                "--recover and --apart were given together",
+                expected="one of them: a base that others ride on is not tuned to one domain",
             )
 
     @property
@@ -187,6 +215,7 @@ class OptimizeRequest:
         """The command line that does the same again, without options at their defaults."""
         options: dict[str, Any] = {
             "adapter": tuple(f"{n}" if w == 1 else f"{n}={w:g}" for n, w in self.adapter),
+            "apart": self.apart or None,
             "data": tuple(self.data or ()),
             "retention": self.retention,
             "recover": self.recover or None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class OptimizeResult(Result):
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
+        beside: With adapters apart: of each, its `adapter`, its `file`, and what it keeps of its
+            gain beside the artefact; `retention` is then that of the one that keeps least.
         tasks: How it did on the tasks that guard it; `task_loss` in JSON is what it surely lost.
         guard: With tasks that guard it: whether they hold, and the bytes that were spent beyond the
             budget for that, see `kanna.optimization.guard_spending.GuardSpending`.
@@ -78,6 +80,7 @@ class OptimizeResult(Result):
     memory: dict[str, Any] | None = None
     speed: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None
+    beside: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     guard: dict[str, Any] | None = None
     grade: str | None = None
@@ -113,7 +116,7 @@ class OptimizeResult(Result):
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
             ("Closeness", self.grade),
             ("Recovery", recovery_words(self.tuning)),
-            ("Kept of the fine-tune", kept_words(self.retention)),
+            *kept_facts(self.retention, self.beside),
             *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),
             ("Guard", guard_words(self.guard)),
             ("Plain preset", self.rival),
@@ -169,6 +172,20 @@ def recovery_words(tuning: Mapping[str, Any] | None) -> str:
         "loss {before:.4f} → {after:.4f} on held-out text of the domain (original {source:.4f})"
     )
     return losses.format(**recovery["reported"]) + ("" if tuning["kept"] else ", not kept")
+
+
+def kept_facts(
+    retention: Mapping[str, Any] | None, beside: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """What is kept of a fine-tune, or of each adapter beside the file, and where that lies.
+
+    Args:
+        retention: As JSON has it; None without an adapter.
+        beside: The same of each adapter apart.
+    """
+    if not beside:
+        return [("Kept of the fine-tune", kept_words(retention))]
+    return [(f"Kept of {one['adapter']}", f"{kept_words(one)}; {one['file']}") for one in beside]
 
 
 def kept_words(retention: Mapping[str, Any] | None) -> str:

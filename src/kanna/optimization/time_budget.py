@@ -94,6 +94,7 @@ def extent_of(
         cache_tokens=request.context if request.memory is not None else 0,
         compares=adapter.compares,
         timed=untimed(request, adapter),
+        passes=1 + len(request.adapter) * request.apart,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna._util.units import format_size
-from kanna.report.tables import NONE, small_table
+from kanna.report.tables import NONE, answers_table, small_table
 
 _ALL_COLUMNS = (
     "",
@@ -17,6 +18,15 @@ _ALL_COLUMNS = (
     "general loss",
     "tasks",
     "valid calls",
+    "KL to the tuned model",
+    "kept of the gain",
+)
+_APART_COLUMNS = (
+    "",
+    "adapter",
+    "base loss",
+    "tuned loss",
+    "loss here",
     "KL to the tuned model",
     "kept of the gain",
 )
@@ -32,6 +42,8 @@ def fine_tuned(data: dict[str, Any]) -> str:
     whole_table = (data.get("optimize") or {}).get("fine_tune")
     if whole_table:
         return _whole(whole_table)
+    if any(row.get("beside") for row in data["rows"]):
+        return _apart(data["rows"])
     judged = [row for row in data["rows"] if row.get("retention")]
     if not judged:
         return ""
@@ -52,6 +64,27 @@ def fine_tuned(data: dict[str, Any]) -> str:
     return small_table(caption, _COLUMNS, rows)
 
 
+def _apart(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of adapters that lie beside each file."""
+    caption = (
+        "What adapters keep beside each file, on the held-out answers of each. Losses are in nats "
+        "per token. Kept: (base − here) ÷ (base − tuned), all in the runtime of the file, with its "
+        "95 % interval."
+    )
+    made = [
+        (
+            row["name"],
+            one["adapter"],
+            *(f"{one[f'{which}_loss']:.4f}" for which in ("base", "tuned", "artefact")),
+            f"{one['kl']:.2e}",
+            _share(one),
+        )
+        for row in rows
+        for one in row["beside"]
+    ]
+    return small_table(caption, _APART_COLUMNS, made)
+
+
 def _whole(table: dict[str, Any]) -> str:
     """The table with every row, and answers side by side."""
     rows = table["rows"]
@@ -68,7 +101,7 @@ def _whole(table: dict[str, Any]) -> str:
         return markup
     columns = ("prompt", "wanted", *(row["name"] for row in rows))
     answers = [(one["prompt"], one["wanted"], *one["answers"]) for one in table["samples"]]
-    return markup + small_table("Held-out prompts, answered greedily and cut", columns, answers)
+    return markup + answers_table("Held-out prompts, answered greedily and cut", columns, answers)
 
 
 def _full_row(row: dict[str, Any]) -> tuple[str, ...]:

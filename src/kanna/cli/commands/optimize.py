@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     help="An adapter that is merged into SRC while it is read; the file must keep what it gained. "
     "FOLDER or FOLDER=WEIGHT; may be given several times.",
 )
+@click.option(
+    "--apart",
+    is_flag=True,
+    help="Do not merge adapters: make a base that each of them lies beside, and keeps its gain.",
+)
 @options.held_out
 @options.retention
 @click.option(
@@ -181,7 +186,9 @@ def optimize_command(
     measured is used again.
 
     With --adapter, a fine-tune is what is optimized, and the share of its gain on held-out examples
-    that the file keeps is one of the checks. With --guard, so are tasks: a file that surely lost
+    that the file keeps is one of the checks. With --apart, too, SRC alone is optimized, for what
+    it reads without and with each adapter; adapters are written beside the file, and each must
+    keep its gain there. With --guard, so are tasks: a file that surely lost
     more than it may is passed over for the next closest within the budget, and where none holds for
     a larger one, of at most --size-max. Exit code 1 where a
     check of the chosen file failed, 3 where gain or tasks cannot be measured.
@@ -216,7 +223,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
-    from kanna.optimization.result import guard_words, kept_words, recovery_words
+    from kanna.optimization.result import guard_words, kept_facts, recovery_words
     from kanna.tasks.pairing import from_json
 
     mean, rival = data["kl_mean"], data["rival_kl"]
@@ -245,7 +252,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
             ("Recovery", recovery_words(data["tuning"])),
-            ("Kept of the fine-tune", kept_words(data["retention"])),
+            *kept_facts(data["retention"], data["beside"]),
             *((f"Task {s.name}", s.words()) for s in from_json(data["tasks"])),
             ("Guard", guard_words(data["guard"])),
             ("Checks", gate_word(data["gate"])),

@@ -73,6 +73,7 @@ class Adapter:
         takes_provider: Whether an execution provider of onnxruntime computes it.
         supports_tuning: Whether it has a `tuning_subject`.
         supports_spreading: Whether values of layers are chosen in an executor; all are measured.
+        supports_apart: Whether what adapters keep beside an artefact is measured in its runtime.
         tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
         seconds: That the matrices of a plan may take of a token; None: as many as they like.
     """
@@ -85,6 +86,7 @@ class Adapter:
     takes_provider: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
     supports_spreading: ClassVar[bool] = False
+    supports_apart: ClassVar[bool] = False
     tuning_bytes: ClassVar[int] = 0
 
     def __init__(self, workspace: Workspace) -> None:

@@ -58,6 +58,7 @@ class GGUFAdapter(Adapter):
     supports_local_search = True
     supports_tuning = True
     supports_spreading = True
+    supports_apart = True
     tuning_bytes = 128
 
     def candidates(self) -> None:

@@ -65,7 +65,7 @@ def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) ->
         memory=TORCH_BYTES + max(layer, embedded),
         disk=states + written,
         kept=written,
-    )
+    ).times(extent.passes)
 
 
 def _shrinkage(
@@ -110,4 +110,4 @@ def backward(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
         + 24 * length * shapes.vocabulary,
         disk=states * (shapes.layers + 3),
         optional=True,
-    )
+    ).times(extent.passes)

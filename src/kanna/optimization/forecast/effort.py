@@ -18,6 +18,7 @@ class SearchExtent:
     Attributes:
         effort: How far the search goes.
         tokens: To calibrate on.
+        passes: Times that they are read: without and with each adapter that stays apart.
         windows: Of text to evaluate on; None: as `evaluate` does.
         candidates: Names of the encodings that are measured.
         bits: Bits per weight of the result.
@@ -46,6 +47,7 @@ class SearchExtent:
     cache_tokens: int = 0
     compares: bool = True
     timed: int = 0
+    passes: int = 1
 
     @property
     def held_inputs(self) -> int:

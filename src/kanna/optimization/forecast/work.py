@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _WRITTEN_AT_ONCE = 0.5
 """Part of what is written that is waited for: the rest goes to the disk beside the work."""
@@ -38,6 +38,23 @@ class Work:
     def cpu(self) -> float:
         """CPU seconds."""
         return self.parallel + self.alone
+
+    def times(self, passes: int) -> Work:
+        """The same so many times over, one after another.
+
+        Args:
+            passes: What each leaves stays until the last is done, where there are several.
+        """
+        if passes == 1:
+            return self
+        return replace(
+            self,
+            parallel=passes * self.parallel,
+            alone=passes * self.alone,
+            accelerated=passes * self.accelerated,
+            written=passes * self.written,
+            disk=self.disk + passes * self.kept,
+        )
 
     def seconds(self, threads: int, disk: float) -> float:
         """By the clock on the wall, on a machine with nothing else to do.
