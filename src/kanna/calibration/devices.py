@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kanna._util import extras
@@ -18,6 +20,34 @@ GROUP = 8
 """Windows that go through a layer together on an accelerator; a CPU is no faster for several."""
 
 
+@dataclass(slots=True)
+class _ThreadLimit:
+    """Threads that torch gets, and how many it had, once it was asked."""
+
+    threads: int
+    before: int | None = None
+
+
+_limit: ContextVar[_ThreadLimit | None] = ContextVar("threads of torch", default=None)
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Generator[None]:
+    """Have torch compute on so many threads while this lasts, without loading it before it is used.
+
+    Args:
+        threads: How many; None: every core, as torch does by itself.
+    """
+    limit = None if threads is None else _ThreadLimit(threads)
+    token = _limit.set(limit)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+        if limit is not None and limit.before is not None:
+            torch_modules()[0].set_num_threads(limit.before)
+
+
 def torch_modules() -> tuple[Any, Any]:
     """PyTorch and transformers without their warnings. Raises MissingError."""
     try:
@@ -28,6 +58,9 @@ def torch_modules() -> tuple[Any, Any]:
             f"calibration needs torch and transformers: {error}", todo=extras.command("torch")
         ) from error
     transformers.logging.set_verbosity_error()
+    if (limit := _limit.get()) is not None and limit.before is None:
+        limit.before = torch.get_num_threads()
+        torch.set_num_threads(limit.threads)
     return torch, transformers
 
 

@@ -14,7 +14,7 @@ from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size, parse_duration
 from kanna.adapters import AdapterWeights, weights
 from kanna.calibration import TOKENS
-from kanna.calibration.devices import check_device
+from kanna.calibration.devices import check_device, torch_threads
 from kanna.errors import UsageError
 from kanna.executors.parts import PartsPlace, Settings
 from kanna.hardware import targets
@@ -217,9 +217,15 @@ def optimize(
         conversion.require_installed([request.format])
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     with holding(request.out, "optimize", parents=True), follow(request, server, remark) as tracked:
-        result = pipeline.run(request, resources)
+        result = _run(request, resources)
         note_result(tracked, result)
         return result
+
+
+def _run(request: OptimizeRequest, context: Context) -> OptimizeResult:
+    """Every stage, torch on no more threads than all else."""
+    with torch_threads(context.threads):
+        return pipeline.run(request, context)
 
 
 def _place(request: OptimizeRequest, on: str | None, on_set: Settings) -> PartsPlace | None:
