@@ -102,7 +102,11 @@ def test_what_cannot_be_paired_is_refused(more: dict[str, Any], said: str, tmp_p
 
 
 @pytest.mark.slow  # the harness reads thousands of definitions
-def test_names_are_those_of_the_harness() -> None:
+def test_names_are_those_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _written(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"did you mean lm-eval:numbers\.yaml\?"):
+        tasks.choose("lm-eval:numbers")
     with pytest.raises(UsageError, match=r"no task 'arc_esy' \(did you mean arc_easy\?\)"):
         tasks.choose("lm-eval:arc_esy")
     with pytest.raises(UsageError, match="group of tasks"):

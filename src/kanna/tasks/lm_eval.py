@@ -87,7 +87,7 @@ def _task(argument: str) -> Any:
         if not given and argument not in manager.all_tasks:
             raise UsageError(
                 f"lm-evaluation-harness has no task {argument!r}"
-                f"{nearest(argument, manager.all_subtasks)}",
+                f"{_meant(argument) or nearest(argument, manager.all_subtasks)}",
                 expected="a name of `lm-eval ls tasks`, or a YAML file",
             )
         if argument in manager.all_groups:
@@ -109,6 +109,12 @@ def _task(argument: str) -> Any:
             expected=f"one of them, such as {', '.join(sorted(leaves)[:3])}",
         )
     return next(iter(leaves.values()))
+
+
+def _meant(argument: str) -> str:
+    """` (did you mean …?)` of a YAML file here that is called like the task; "" for none."""
+    files = [argument + ending for ending in _YAML if Path(argument + ending).is_file()]
+    return f" (did you mean lm-eval:{files[0]}?)" if files else ""
 
 
 @contextlib.contextmanager
