@@ -14,6 +14,7 @@ from kanna.errors import FormatError, TemplateLimitError, UsageError
 from kanna.model import Model
 from kanna.tokenizer.chat import render
 
+_ENDINGS = (".txt", ".jsonl")
 FOLDER = Path(__file__).parent / "text"
 LICENSE = "MIT, written for kanna"
 
@@ -33,17 +34,20 @@ class Document:
     text: str
 
 
+def kinds(paths: Sequence[str | Path] | None) -> int:
+    """How many kinds of text there are, which take turns; None: those of the built-in set."""
+    if paths is not None:
+        return max(1, len(paths))
+    return len({p.stem.split("_")[0] for p in FOLDER.iterdir() if p.suffix in _ENDINGS})
+
+
 def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Document], str]:
     """The texts and the SHA-256 of all of them. None: the built-in set.
 
     .jsonl lines are {"messages": […]}, rendered with the model's own template, or {"text": …}; all
     else is plain text. Raises UsageError for a file that is empty, not UTF-8 or not what it says.
     """
-    files = (
-        sorted(p for p in FOLDER.iterdir() if p.suffix in (".txt", ".jsonl"))
-        if paths is None
-        else paths
-    )
+    files = sorted(p for p in FOLDER.iterdir() if p.suffix in _ENDINGS) if paths is None else paths
     digest = hashlib.sha256()
     texts: list[Document] = []
     for file in files:

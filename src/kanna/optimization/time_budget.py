@@ -11,7 +11,7 @@ from typing import Any
 from kanna._util.bars import duration
 from kanna._util.disk import folder_size
 from kanna._util.units import format_size
-from kanna.calibration import TOKENS
+from kanna.calibration import TOKENS, texts
 from kanna.errors import KannaError, OutputError, UsageError
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
@@ -95,6 +95,7 @@ def extent_of(
         compares=adapter.compares,
         timed=untimed(request, adapter),
         passes=1 + len(request.adapter) * request.apart,
+        kinds=texts.kinds(request.calibration),
     )
 
 

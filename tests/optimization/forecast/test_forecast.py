@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kanna
+from kanna import families
 from kanna._util import extras
 from kanna._util.units import parse_duration
+from kanna.calibration import texts, windows
 from kanna.cli.main import cli
 from kanna.errors import MissingError, OutputError, UsageError
 from kanna.hardware.accelerators import Accelerator
@@ -189,7 +191,7 @@ def test_more_takes_longer(layers: int, tokens: int, more: int, experts: int) ->
     longer = _predicted(_shapes(layers, experts=experts), more_tokens)
     assert deeper.cpu_seconds > base.cpu_seconds and deeper.disk > base.disk
     # Of more held-out inputs than are stored, every second is left out, or every third …
-    if more_tokens.held_inputs >= base.extent.held_inputs:
+    if more_tokens.held_inputs(512) >= base.extent.held_inputs(512):
         assert longer.cpu_seconds > base.cpu_seconds
         # Stages that read a part of the text, or other text, write no more.
         assert longer.stages[0].stage == "calibrate"
@@ -347,3 +349,22 @@ def test_times_mean_the_same(text: str | int, seconds: float) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_duration(text)
+
+
+@pytest.mark.usefixtures("small")
+def test_held_out_windows_are_counted_as_a_text_is_cut(llama: Path, tmp_path: Path) -> None:
+    """Of a short text nothing is held out: no shrinkage is chosen by it, and nothing is probed."""
+    model = families.load_decoder(kanna.open_source(llama))
+    names = [tmp_path / f"{name}.txt" for name in "abc"]
+    for path in names:
+        path.write_text(tiny_models.TEXT * 40, encoding="utf-8")
+    documents, _ = texts.documents(names, model)
+    for count in (1, 4, 5, 12, 13, 14, 15, 17, 30):
+        cut = windows.cut(documents, model, tokens=count * windows.WINDOW)
+        extent = replace(_extent(tokens=cut.ids.size), kinds=texts.kinds(names))
+        assert extent.held_windows(windows.WINDOW) == int(cut.held.sum()), count
+    few, more = (_predicted(_shapes(4), _extent("balanced", tokens=n)) for n in (2048, 4096))
+    noted = {stage.stage: stage for stage in few.stages}
+    assert "held out" in noted["probe"].note and not noted["probe"].cpu_seconds
+    assert noted["calibrate"].cpu_seconds < 0.9 * more.stages[0].cpu_seconds
+    assert few.extent.probes, "whether it is probed is decided when the text was cut"

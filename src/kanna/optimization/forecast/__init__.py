@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kanna._util.bars import duration
 from kanna._util.units import format_size
@@ -98,14 +98,18 @@ def predict(
         "tuning": not extent.tunes,
         "guard": not extent.guard_tokens,
     }
+    reasons, counted = {"guard": "no guard"}, extent
+    if extent.probes and not extent.held_windows(shapes.window):
+        left_out["probe"], counted = True, replace(extent, probes=False)
+        reasons["probe"] = "of so few tokens none are held out, and it needs some"
     kept = 0.0
     stages: list[StageForecast] = []
     for name, work_of in _WORK.items():
         work, note = Work(), ""
         if left_out.get(name):
-            note = "no guard" if name == "guard" else "not at this effort"
+            note = reasons.get(name, "not at this effort")
         else:
-            work = work_of(shapes, extent, rates)
+            work = work_of(shapes, counted, rates)
         if name == "guard" and not note:
             needed = duration(work.seconds(extent.threads, rates.disk))
             work, note = Work(), f"where no file within the budget holds: about {needed} a file"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kanna.calibration import gradients, shrinkage
-from kanna.calibration.windows import HELD_OUT
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import factor_seconds, gptq_seconds
 from kanna.optimization.forecast.rates import MachineRates
@@ -41,7 +40,8 @@ def read(weights: float, rates: MachineRates) -> float:
 def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Second moments of the inputs of every matrix, and how far each is trusted."""
     tokens = extent.tokens
-    summed = tokens * (HELD_OUT - 1) / HELD_OUT
+    summed = max(0, tokens - extent.held_windows(shapes.window) * shapes.window)
+    held = extent.held_inputs(shapes.window)
     products, parallel = forward(shapes, tokens, rates), read(shapes.body, rates)
     alone = rates.slowness * (TORCH + LAYER * shapes.layers)
     written = shapes.moment_bytes()
@@ -49,8 +49,8 @@ def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) ->
         first = site[0]
         reads = shapes.used if first.experts > 1 else 1
         products += 2 * summed * reads * first.columns * first.block / rates.products
-        written += 2 * extent.held_inputs * first.columns
-        choice = _shrinkage(site, extent, rates)
+        written += 2 * held * first.columns
+        choice = _shrinkage(site, held, rates)
         parallel, alone = parallel + choice[0], alone + choice[1] + rates.slowness * SITE
     widest = max((m.columns * m.block * 4 for m in shapes.matrices), default=0)
     layer = 4 * shapes.largest_layer() + 3 * widest
@@ -68,10 +68,10 @@ def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) ->
     ).times(extent.passes)
 
 
-def _shrinkage(
-    site: list[MatrixShape], extent: SearchExtent, rates: MachineRates
-) -> tuple[float, float]:
-    """CPU seconds on every core, and on one, of the choices of one site."""
+def _shrinkage(site: list[MatrixShape], held: int, rates: MachineRates) -> tuple[float, float]:
+    """CPU seconds on every core, and on one, of the choices of one site by its held-out inputs."""
+    if not held:
+        return 0.0, 0.0
     first = site[0]
     choices, experts, rows = len(shrinkage.CHOICES), 1, 0
     stacked = first.experts > 1
@@ -81,7 +81,7 @@ def _shrinkage(
         rows += min(shrinkage.ROWS, matrix.rows // matrix.experts)
     encoding = "q4_k" if first.columns % 256 == 0 else "q4_0"
     encoded = gptq_seconds(encoding, rows * first.columns, first.block, rates)
-    products = 2 * rows * first.columns * extent.held_inputs / rates.products
+    products = 2 * rows * first.columns * held / rates.products
     times = choices * experts
     return (
         times * factor_seconds(first.columns, first.block, rates),

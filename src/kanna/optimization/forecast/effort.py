@@ -31,6 +31,7 @@ class SearchExtent:
         cache_tokens: Of the context that a budget of memory has room for; 0 with any other budget.
         compares: Whether every file goes through all checks, in llama.cpp.
         timed: Encodings whose speed is measured first, where it is a budget and not known yet.
+        kinds: Of text to calibrate on, which take turns.
     """
 
     effort: Effort
@@ -48,11 +49,17 @@ class SearchExtent:
     compares: bool = True
     timed: int = 0
     passes: int = 1
+    kinds: int = 1
 
-    @property
-    def held_inputs(self) -> int:
+    def held_windows(self, window: int) -> int:
+        """Windows of so many tokens that are held out: none of a kind that has few."""
+        turns, more = divmod(max(1, round(self.tokens / window)), self.kinds)
+        least, most = ((t + HELD_OUT // 2 - 1) // HELD_OUT for t in (turns, turns + 1))
+        return more * most + (self.kinds - more) * least
+
+    def held_inputs(self, window: int) -> int:
         """Held-out inputs that are stored of every site."""
-        held = self.tokens // HELD_OUT // 2
+        held = self.held_windows(window) * window // 2
         return held // max(1, -(-held // HELD_TOKENS))
 
     @property

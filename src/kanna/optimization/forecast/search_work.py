@@ -61,7 +61,7 @@ def measure(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> W
             known.add(matrix.site)
             times = parts * (2 if several and matrix.columns % 256 == 0 else 1)
             parallel += times * factor_seconds(matrix.columns, matrix.block, rates)
-        parallel += _cells(matrix, rows, extent, rates)
+        parallel += _cells(matrix, rows, extent, rates, extent.held_inputs(shapes.window))
         alone += rates.slowness * (5e-5 * rows + 0.01)
     blocks = [m for m in shapes.matrices if m.site is not None]
     moments = max((m.columns * m.block * 4 for m in blocks), default=0)
@@ -73,7 +73,9 @@ def measure(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> W
     )
 
 
-def _cells(matrix: MatrixShape, rows: int, extent: SearchExtent, rates: MachineRates) -> float:
+def _cells(
+    matrix: MatrixShape, rows: int, extent: SearchExtent, rates: MachineRates, held: int
+) -> float:
     seconds = 0.0
     for name in extent.candidates:
         if matrix.columns % encodings.get(name).block:
@@ -83,7 +85,7 @@ def _cells(matrix: MatrixShape, rows: int, extent: SearchExtent, rates: MachineR
             seconds += search_seconds(name, weights, rates)
         else:
             seconds += gptq_seconds(name, weights, matrix.block, rates)
-            seconds += 2 * weights * extent.held_inputs / rates.products
+            seconds += 2 * weights * held / rates.products
         seconds += rates.slowness * CELL
     return seconds
 
