@@ -208,7 +208,8 @@ def _apart(tunes: Sequence[FineTune], request: OptimizeRequest) -> list[FineTune
             name = f"{stem}-{number}"
         taken.add(name)
         alone = request.out / APART / f"{name}.{request.format}"
-        made.append(replace(tune, name=given, alone=alone))
+        how = f"{alone} is switched on beside the file: kanna chat FILE --adapter {alone}"
+        made.append(replace(tune, name=given, alone=alone, notes=[*tune.notes, how]))
     return made
 
 

@@ -87,7 +87,7 @@ tbody th { position: sticky; left: 0; background: var(--paper); }
   .measured .grade, .measured .figure { display: block; width: fit-content;
     margin: 1px 0 1px auto; }
   .measured .muted { font-size: .8rem; } .measured .around { display: block; }
-  .measured tbody th { max-width: 84px; white-space: normal; overflow-wrap: break-word; }
+  .measured tbody th { max-width: 92px; white-space: normal; overflow-wrap: break-word; }
   body { padding: 20px 14px 48px; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
 thead th { border-bottom: 2px solid var(--line); }
 tr.best, tr.best th { background: color-mix(in srgb, var(--accent) 12%, var(--paper)); }
