@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from helpers import needs
 from kanna import offload
 from kanna.benchmark.llama_builds import write_model
 from kanna.checks import Check
+from kanna.errors import GateError
 from kanna.model import F32
 from kanna.offload import checks, proof
 
@@ -118,3 +121,39 @@ def test_the_cpu_is_proved_to_be_the_cpu(tmp_path: Path) -> None:
     proved = proof.prove(tmp_path / "trial.gguf", "cpu", threads=1)
     assert proved.ok and proved.operators["CPU"]["MUL_MAT"] > 10
     assert offload.GPU_BACKENDS and "cpu" not in offload.GPU_BACKENDS
+
+
+BROKEN = """
+void sincosf(float x, float *sine, float *cosine) { *sine = *cosine = 0.7f; }
+float cosf(float x) { return 0.7f; }
+float sinf(float x) { return 0.7f; }
+float expf(float x) { return 0.7f; }
+float powf(float x, float y) { return 0.5f; }
+"""
+"""Mathematics of a library that loads, and is wrong: positions and gates are all alike."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
+def test_a_library_that_computes_nonsense_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's process alone gets it; llama.cpp itself is what it always is."""
+    needs.llama_cpp()
+    compiler = needs.program("gcc", "cc", install="apt install gcc")
+    (tmp_path / "broken.c").write_text(BROKEN)
+    made = ["-shared", "-fPIC", "-fno-builtin", "-w", "-o", "broken.so", "broken.c"]
+    subprocess.run([compiler, *made], cwd=tmp_path, check=True)
+    real = proof.ask
+    runs: list[str] = []
+
+    def ask(module: str, task: Any, doing: str, *, variables: dict[str, str]) -> Any:
+        first = not runs
+        runs.append(task["backend"])
+        broken = {"LD_PRELOAD": str(tmp_path / "broken.so")} if first else {}
+        return real(module, task, doing, variables=variables | broken)
+
+    monkeypatch.setattr(proof, "ask", ask)
+    write_model(tmp_path / "trial.gguf")
+    with pytest.raises(GateError, match="logits") as caught:
+        proof.require(tmp_path / "trial.gguf", "cpu", threads=1)
+    assert "with the logits of the CPU" in str(caught.value) and caught.value.todo

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _FOLDER = "reference-checks"
 # The context decides which rope factors llama.cpp takes; transformers goes by the length of the
 # text.
 _CONTEXT = 256
+_LOADED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH")
+"""Variables that put other code under a runtime: an answer from before says nothing of it."""
 _PADDING = 1024
 """Rows beyond the vocabulary are padding, which either side may have cut."""
 _LOADING = 1 << 29
@@ -94,6 +97,7 @@ def check(source: Source, reference: Path, *, threads: int | None = None) -> Ref
         hashlib.sha256(TEXT.encode()).hexdigest(),
         [verified.digest(path) for path in source.decisive_files],
         _digests(reference),
+        *([f"{name}={os.environ[name]}"] for name in _LOADED if os.environ.get(name)),
     ]
     threads = threads or default_threads()
     return _checked(str(path), _needed(source), reference, json.dumps(question), threads)
