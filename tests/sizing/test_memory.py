@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 from helpers import hollow
 
-from kanna import fit
-from kanna.formats.memory import TOKEN_BYTES, buffer_bytes, cache_bytes
+from kanna import convert, families, fit, formats, runtimes
+from kanna.benchmark.full_context import full_context
+from kanna.formats import mlx
+from kanna.formats.memory import (
+    TOKEN_BYTES,
+    buffer_bytes,
+    cache_bytes,
+    resident_buffer_bytes,
+)
+from kanna.sources import open_source
 
 PERIOD = ["linear_attention"] * 3 + ["full_attention"]
 LFM2_KINDS = ["conv", "conv", "full_attention"] * 3 + ["conv", "full_attention"] * 3 + ["conv"]
@@ -228,16 +236,22 @@ def test_a_process_takes_what_is_counted(name: str, tmp_path: Path) -> None:
     hollow.as_gguf(source, tmp_path / "model.gguf", "BF16")
     result = fit(source, context=2048, memory="64GB")
     row = next(row for row in result.rows if row.preset == "BF16")
-    logits = 4 * 512 * shape.vocabulary  # kept for whoever asked for all of a batch
+    # All of a batch are asked for: they are computed, and kept.
+    logits = 4 * 512 * shape.vocabulary
+    model = families.load_model(open_source(source))
+    computed = buffer_bytes(model, 2048) - resident_buffer_bytes(model, 2048)
     assert hollow.resident(tmp_path / "model.gguf", 2048) == pytest.approx(
-        row.memory_bytes + logits, rel=0.03
+        row.memory_bytes + computed + logits, rel=0.03
     )
     assert bool(row.on_demand_bytes) == (name == "rows as they are asked for")
     assert row.weight_bytes + row.on_demand_bytes == pytest.approx(row.file_bytes, rel=0.01)
 
 
-def test_runtimes_without_windowed_caches_keep_all_tokens(tmp_path: Path) -> None:
+def test_runtimes_without_windowed_caches_keep_all_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """llama.cpp and mlx-lm keep a window in five of six layers; ONNX and OpenVINO graphs all."""
+    monkeypatch.setattr(mlx, "ON_CPU", False)
     shape = SHAPES["windows"]
     source = hollow.folder(shape.family, shape.config(), tmp_path / "source")
     rows = {
@@ -246,3 +260,26 @@ def test_runtimes_without_windowed_caches_keep_all_tokens(tmp_path: Path) -> Non
     }
     tokens = {name: row.kv_bytes for name, row in rows.items()}
     assert min(tokens["onnx"], tokens["openvino"]) > 2 * max(tokens["gguf"], tokens["mlx"]), tokens
+
+
+PRESETS = ["Q8_0", "openvino:int8", "onnx:w8"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_process_with_its_context_full_takes_what_is_predicted(
+    preset: str, tmp_path: Path
+) -> None:
+    """A small real model; the table of all is `python -m benchmarks.hardware.predictions`."""
+    format = preset.rpartition(":")[0]
+    runtime = runtimes.get(formats.get(format or "gguf").runtime)
+    if not runtime.available().ok:
+        pytest.skip(f"{runtime.title} is not installed")
+    path = tmp_path / ("model.gguf" if not format else "model")
+    convert("builtin:stories15m", path, preset=preset)
+    rows = fit("builtin:stories15m", context=256, memory="8GB", format=format or "gguf").rows
+    row = next(row for row in rows if row.preset == preset)
+    assert row.memory_bytes == (
+        row.weight_bytes + row.kv_bytes + row.buffer_bytes + row.runtime_bytes
+    )
+    taken = full_context(path, context=256, threads=1)
+    assert taken.peak == pytest.approx(row.memory_bytes, rel=0.08)

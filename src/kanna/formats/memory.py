@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.formats import vectors
+from kanna.formats.process_memory import ProcessMemory
 from kanna.model import Model
 
 # llama.cpp computes prompts in batches of 512 tokens, rounds caches up to 256 and keeps them in
@@ -37,6 +38,7 @@ class RuntimeMemory:
         float_value_bytes: Bytes of a number in the cache of an artefact of float32 alone; 0: as of
             others.
         windowed: Whether layers that see a window keep its keys and values alone, not all.
+        process: What its process holds beside, for a model.
     """
 
     value_bytes: Callable[[Model], float]
@@ -45,6 +47,7 @@ class RuntimeMemory:
     drafts: Callable[[Model, int], int] = lambda _model, _context: 0
     float_value_bytes: int = 0
     windowed: bool = True
+    process: ProcessMemory = ProcessMemory()
 
     def cache(self, model: Model, context: int, encodings: Collection[str] = ()) -> int:
         """Bytes of a key-value cache of `context` tokens.
@@ -163,12 +166,25 @@ def _state_bytes(model: Model) -> int:
 
 
 def buffer_bytes(model: Model, context: int) -> int:
-    """Bytes of llama.cpp's working buffers and of its vocabulary.
+    """Bytes that llama.cpp allocates for working buffers and its vocabulary.
 
     Activations of one batch and the attention mask, or the logits of that batch where they take
     more: the memory of the layers is free again when they are computed. Of an encoder, activations
     and scores of a whole text.
     """
+    return _llama_buffers(model, context, outputs=min(BATCH, context))
+
+
+def resident_buffer_bytes(model: Model, context: int) -> int:
+    """The same of what is in memory, where a prompt's last token alone gets logits.
+
+    So it is while a model writes, in llama-server as in kanna: what is set aside for the logits of
+    others is never written to.
+    """
+    return _llama_buffers(model, context, outputs=1)
+
+
+def _llama_buffers(model: Model, context: int, *, outputs: int) -> int:
     hidden = model.whole("{arch}.embedding_length", 0)
     if vectors.encodes(model):  # a text is read at once, and no token is predicted
         return 4 * context * (3 * hidden + 2 * feed_forward(model) + context)
@@ -178,7 +194,7 @@ def buffer_bytes(model: Model, context: int) -> int:
     masks = 2 * batch * (full + short)
     widest = max(_feed_forward_width(model), _state_width(model))
     layers = masks + 4 * batch * (4 * hidden + widest + 2 * _per_layer_inputs(model))
-    logits = 4 * batch * (vocabulary(model) + 3 * hidden)
+    logits = 4 * outputs * vocabulary(model) + 4 * 3 * batch * hidden
     return max(layers, logits) + TOKEN_BYTES * vocabulary(model)
 
 
@@ -213,18 +229,26 @@ def _per_layer_inputs(model: Model) -> int:
     return width * model.whole("{arch}.block_count", 0)
 
 
-def step_buffers(step: int, value_bytes: Callable[[Model], int]) -> Callable[[Model, int], int]:
-    """Buffers of a runtime that reads prompts `step` tokens at once.
+def step_buffers(
+    value_bytes: Callable[[Model], int], *, logits: float = 4.0
+) -> Callable[[Model, int], int]:
+    """Buffers of a runtime that reads prompts in steps of 512 tokens, as kanna's engines do.
 
-    Activations and scores of attention of one step, and its last logits in float32.
+    Activations and scores of attention of one step, and logits of all of its tokens, of which the
+    last alone are looked at.
+
+    Args:
+        value_bytes: Of an activation.
+        logits: Bytes of a logit, with copies of it.
     """
 
     def buffers(model: Model, context: int) -> int:
         hidden = model.whole("{arch}.embedding_length", 0)
         heads = _per_layer(model.meta("{arch}.attention.head_count", 0), 1)[0]
-        tokens = min(step, context)
+        tokens = min(BATCH, context)
         activations = tokens * (3 * hidden + 2 * feed_forward(model)) + heads * tokens * context
-        return value_bytes(model) * activations + 4 * vocabulary(model)
+        rows = 0 if vectors.encodes(model) else tokens  # an encoder predicts no token
+        return int(value_bytes(model) * activations + logits * rows * vocabulary(model))
 
     return buffers
 

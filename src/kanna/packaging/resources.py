@@ -61,7 +61,7 @@ class Resources:
 
 
 def beside_weights(artefact: Artefact, context: int) -> tuple[int, int]:
-    """Bytes of the cache of one request and of the buffers, as `fit` has them.
+    """Bytes of the cache of one request, and of buffers and copies of weights, as `fit` has them.
 
     Args:
         artefact: What is served.
@@ -71,7 +71,9 @@ def beside_weights(artefact: Artefact, context: int) -> tuple[int, int]:
     memory = known or gguf.FORMAT.memory
     assert memory is not None
     cache = memory.cache(artefact.model, context, artefact.encodings)
-    return cache, memory.buffers(artefact.model, context)
+    stored = artefact.model.tensors.items()
+    copies = sum(memory.process.copied(name, t.dtype, t.nbytes) for name, t in stored)
+    return cache, memory.buffers(artefact.model, context) + int(copies)
 
 
 def resources(

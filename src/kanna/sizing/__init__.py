@@ -147,7 +147,7 @@ def fit(
         for row in sorted(unsorted, key=lambda r: -r.file_bytes)
     ]
     # Of the smallest: a cache is larger only where all is float32, in a format that packs it.
-    overhead = fitted[-1].kv_bytes + fitted[-1].buffer_bytes + beside
+    overhead = fitted[-1].memory_bytes - fitted[-1].weight_bytes
     notes = model.notes + _notes(model, context, overhead, limit) + _on_demand(fitted)
     if beside:
         notes.append(f"the vision tower takes {format_size(beside)} of it, in 16 bits")

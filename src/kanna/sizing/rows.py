@@ -26,9 +26,10 @@ from kanna.sources import Source
 class FitRow:
     """One preset. Sizes in bytes.
 
-    Memory = weights + cache + buffers; tokens_per_second is an estimate, 0 where a target's profile
-    does not tell. Weights are without on_demand_bytes: tables whose rows the runtime reads from the
-    file as they are asked for.
+    Memory = weights + cache + buffers + runtime; tokens_per_second is an estimate, 0 where a
+    target's profile does not tell. Weights are without on_demand_bytes: tables whose rows the
+    runtime reads from the file as they are asked for. What the runtime has beside: copies of
+    weights in the order that its kernels read, its tokenizer, its code.
 
     Attributes:
         prompt_tokens_per_second: Tokens that are read; None: not estimated.
@@ -50,6 +51,7 @@ class FitRow:
     tokens_per_second: float
     substitutions: int
     fits: bool
+    runtime_bytes: int = 0
     on_demand_bytes: int = 0
     prompt_tokens_per_second: float | None = None
     speed_error: float | None = None
@@ -96,12 +98,12 @@ def rows(
             refused = refused or error
             continue
         row = _row(formats.qualified(format.name, name), preset.summary, sized, target, how_fast)
-        sizes_of = {entry.name: sized.bytes_of(entry) for entry in sized.entries}
-        left = sum(n for at, n in sizes_of.items() if format.memory.on_demand(at, n))
+        stored = [(e.name, e.encoding.name, sized.bytes_of(e)) for e in sized.entries]
+        left = sum(n for at, _, n in stored if format.memory.on_demand(at, n))
         weights = sized.weight_bytes - left
-        kinds = {entry.encoding.name for entry in sized.entries}
-        cache = format.memory.cache(model, context, kinds)
-        needed = weights + cache + buffers
+        cache = format.memory.cache(model, context, {kind for _, kind, _ in stored})
+        beside = format.memory.process.bytes_of(model, stored)
+        needed = weights + cache + buffers + beside
         fitted.append(
             replace(
                 row,
@@ -109,6 +111,7 @@ def rows(
                 buffer_bytes=buffers,
                 memory_bytes=needed,
                 weight_bytes=weights,
+                runtime_bytes=beside,
                 fits=needed <= limit and not row.outside,
                 on_demand_bytes=left,
             )

@@ -91,7 +91,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(
         f"{where} {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory "
         f"is weights + {format_size(common['kv_bytes'])} of cache + "
-        f"{format_size(common['buffer_bytes'])} of buffers; tokens/s are estimated.",
+        f"{format_size(common['buffer_bytes'])} of buffers + what the runtime holds beside, from "
+        f"{format_size(min(row['runtime_bytes'] for row in data['rows']))} on; tokens/s are "
+        "estimated.",
         style="bold cyan",
     )
     wide = screen.width >= 110

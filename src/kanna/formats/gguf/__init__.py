@@ -11,13 +11,16 @@ from kanna.formats.gguf.layout import Layout, layout
 from kanna.formats.gguf.read import GGUFFile, is_gguf, read
 from kanna.formats.gguf.write import plan_files, write
 from kanna.formats.memory import (
+    TOKEN_BYTES,
     RuntimeMemory,
-    buffer_bytes,
     draft_cache_bytes,
     llama_cache_value,
     llama_on_demand,
+    resident_buffer_bytes,
 )
+from kanna.formats.process_memory import ProcessMemory
 from kanna.libllama import builds
+from kanna.model import Model
 from kanna.plan import gguf as presets
 
 __all__ = [
@@ -32,6 +35,12 @@ __all__ = [
     "write",
 ]
 
+# What its process holds for any model, see formats/process_memory.py.
+_FIXED = 5_000_000
+# What llama.cpp stores a second time in the order that AVX2 and NEON read; the file stays
+# mapped (ggml's ggml-cpu/repack.cpp).
+_REPACKED = ("q4_0", "q4_k", "iq4_nl")
+
 
 def _opens(path: Path) -> bool:
     return path.is_file() and is_gguf(path)
@@ -39,6 +48,16 @@ def _opens(path: Path) -> bool:
 
 def _carries(encoding: Encoding) -> bool:
     return encoding.ggml_type is not None
+
+
+def _merges(model: Model) -> int:
+    """Merges of a vocabulary, whose tokens are among the buffers."""
+    return TOKEN_BYTES * len(model.meta("tokenizer.ggml.merges", ()))
+
+
+def _copied(name: str, encoding: str, size: int) -> float:
+    """Matrices of layers, but those that rows are looked up in."""
+    return float(size) if encoding in _REPACKED and name.startswith("blk.") else 0.0
 
 
 def _weights(path: Path) -> StoredWeights:
@@ -61,9 +80,10 @@ FORMAT = Format(
     canonical=presets.canonical,
     memory=RuntimeMemory(
         value_bytes=llama_cache_value,
-        buffers=buffer_bytes,
+        buffers=resident_buffer_bytes,
         on_demand=llama_on_demand,
         drafts=draft_cache_bytes,
+        process=ProcessMemory(fixed=_FIXED, tokenizer=_merges, copied=_copied),
     ),
     weights=_weights,
     keeps_provenance=True,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
+from kanna import encodings
 from kanna._util import extras
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
@@ -13,6 +15,7 @@ from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.mlx import layout
 from kanna.formats.mlx.read import as_published, is_folder, is_mlx, unpacked
 from kanna.formats.mlx.write import settings, weight_bytes, write_folder
+from kanna.formats.process_memory import ProcessMemory, tokenizer_bytes
 from kanna.formats.safetensors import read_folder
 from kanna.model import Model
 from kanna.plan import mlx as presets
@@ -31,8 +34,10 @@ __all__ = [
 
 # Bytes of a value of the floating types.
 _VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
-# Tokens of a prompt that mlx-lm reads at once.
-_STEP = 512
+ON_CPU = sys.platform != "darwin"
+"""Whether mlx computes on a CPU, where kanna's engine has it compute in float32."""
+# What scale and bias of a group grow by there, from 16 bits each.
+_WIDER_SCALES = 4
 
 
 def _opens(path: Path) -> bool:
@@ -44,7 +49,17 @@ def _carries(encoding: Encoding) -> bool:
 
 
 def _value_bytes(model: Model) -> int:
-    return _VALUE_BYTES[presets.float_type(model)]
+    return 4 if ON_CPU else _VALUE_BYTES[presets.float_type(model)]
+
+
+def _copied(_name: str, encoding: str, size: int) -> float:
+    """On a CPU every floating number is float32, scales and biases of codes among them."""
+    if not ON_CPU:
+        return 0.0
+    kind = encodings.get(encoding)
+    if kind.block == 1:
+        return float(size) * (4 / kind.block_bytes - 1)
+    return _WIDER_SCALES * size / kind.block_bytes if kind.settings else 0.0
 
 
 def _weights(path: Path) -> StoredWeights:
@@ -72,7 +87,12 @@ FORMAT = Format(
     compared_presets=("q8", "mixed", "q4"),
     whole_presets={"bf16": "bf16", "f16": "f16"},
     exact_preset="exact",
-    memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    memory=RuntimeMemory(
+        value_bytes=_value_bytes,
+        # Logits of a step are there twice, as they are computed and as they are looked at.
+        buffers=step_buffers(_value_bytes, logits=8.0),
+        process=ProcessMemory(tokenizer=tokenizer_bytes, copied=_copied),
+    ),
     weights=_weights,
     keeps_provenance=True,
     symbol=((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),

@@ -14,11 +14,14 @@ from kanna.formats import folder_files
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.onnx import constants, files
+from kanna.formats.process_memory import ProcessMemory, tokenizer_bytes
 from kanna.model import Model
 from kanna.plan import onnx as presets
 
-# Tokens of a prompt that kanna's engine reads at once.
-_STEP = 256
+# What its process holds for any model, and for each layer, see formats/process_memory.py.
+_FIXED, _LAYER = 20_000_000, 1_200_000
+# Of an embedding in float32 that is the head too: a second copy, less what packing others freed.
+_LOOKED_UP = 0.75
 
 
 def _carries(encoding: Encoding) -> bool:
@@ -27,6 +30,14 @@ def _carries(encoding: Encoding) -> bool:
 
 def _value_bytes(_: Model) -> int:
     return 4  # our graphs compute in float32
+
+
+def _copied(name: str, encoding: str, size: int) -> float:
+    """Codes are multiplied where they lie, and floats as they are packed.
+
+    Rows are looked up in an embedding of float32, so that it stays beside its packed copy.
+    """
+    return _LOOKED_UP * size if encoding == "f32" and "embed_tokens" in name else 0.0
 
 
 def _weights(path: Path) -> StoredWeights:
@@ -72,8 +83,11 @@ FORMAT = Format(
     whole_presets={"bf16": presets.WHOLE, "f16": presets.WHOLE},
     memory=RuntimeMemory(
         value_bytes=_value_bytes,
-        buffers=step_buffers(_STEP, _value_bytes),
+        buffers=step_buffers(_value_bytes),
         windowed=False,  # see build_worker.py
+        process=ProcessMemory(
+            fixed=_FIXED, layer=_LAYER, tokenizer=tokenizer_bytes, copied=_copied
+        ),
     ),
     weights=_weights,
     check_files=_check_files,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from kanna import encodings
 from kanna._util import extras
 from kanna.encodings import Encoding
 from kanna.formats.base import Format, StoredWeights
@@ -12,6 +13,7 @@ from kanna.formats.memory import RuntimeMemory, key_length, step_buffers
 from kanna.formats.openvino import graphs, tokenizers, weights
 from kanna.formats.openvino.graphs import MODEL, WEIGHTS
 from kanna.formats.openvino.read import read_folder
+from kanna.formats.process_memory import ProcessMemory, tokenizer_bytes
 from kanna.model import Model
 from kanna.plan import openvino as presets
 
@@ -20,8 +22,11 @@ __all__ = ["FORMAT", "MODEL", "SCALES_BYTES", "WEIGHTS", "read_folder"]
 SCALES_BYTES = 8
 """Bytes of the scale and the zero of a head's keys, or of its values, of one token."""
 
-# Tokens of a prompt that kanna's engine reads at once.
-_STEP = 512
+# What its process holds for any model, and for each layer, see formats/process_memory.py.
+_FIXED, _LAYER = 25_000_000, 5_000_000
+# Bytes of a layer's weight in memory ÷ in the file, beside the file itself, which stays mapped: in
+# the order that kernels read, and in other types where they take them.
+_COPIES = {16: 1.5, 8: 1.25}
 
 
 def _opens(path: Path) -> bool:
@@ -46,6 +51,12 @@ def _value_bytes(_: Model) -> int:
     return 4
 
 
+def _copied(name: str, encoding: str, size: int) -> float:
+    """A copy of every weight, larger in layers of 8 and 16 bits."""
+    bits = int(encodings.get(encoding).bits)  # without those of scales
+    return size * (_COPIES.get(bits, 1.0) if ".layers." in name else 1.0)
+
+
 def _weights(path: Path) -> StoredWeights:
     return StoredWeights.of_tensors(read_folder(path).tensors)
 
@@ -64,7 +75,10 @@ FORMAT = Format(
     whole_presets={"bf16": "f32", "f16": "f16"},
     memory=RuntimeMemory(
         value_bytes=_cache_value_bytes,
-        buffers=step_buffers(_STEP, _value_bytes),
+        buffers=step_buffers(_value_bytes),
+        process=ProcessMemory(
+            fixed=_FIXED, layer=_LAYER, tokenizer=tokenizer_bytes, copied=_copied
+        ),
         float_value_bytes=4,  # as such a graph asks for, see plan/openvino.py
         windowed=False,
     ),

@@ -1,0 +1,147 @@
+"""What `fit` predicts beside what `bench` measures: memory, and tokens per second.
+
+    python -m benchmarks.hardware.predictions --memory
+    python -m benchmarks.hardware.predictions --models stories --formats gguf,openvino
+
+Three models, up to eight encodings each, in the runtime of each format. Every file is made once and
+kept in the cache. Memory is that of a process with its context full, less the interpreter's. With
+`--memory` nothing is said of speed. Without it costs of encodings are measured first, unless they
+are kept (`kanna bench SRC --encodings`), and the files of a model and format take turns. Speeds
+count on an idle machine alone: `busy` is what other programs took of the processors meanwhile.
+Memory does not depend on them, unless they need so much that mapped files are dropped.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import arguments, tables
+
+import kanna
+from kanna import formats, runtimes
+from kanna.benchmark import BenchRow
+from kanna.benchmark.full_context import full_context
+from kanna.errors import KannaError
+from kanna.hardware.cpu import default_threads
+from kanna.sizing import FitRow
+from kanna.sources import packages
+
+MODELS = {
+    "stories": "builtin:stories15m",
+    "smollm2": "builtin:smollm2-135m",
+    "gemma3": "builtin:gemma3-270m",
+}
+PRESETS = {
+    "gguf": ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K"),
+    "onnx": ("fp32", "w8", "int4-mixed", "int4"),
+    "mlx": ("f16", "q8", "q6", "q5", "mixed", "q4", "q3", "q2"),
+    "openvino": (
+        *("f32", "f16", "int8", "int8-sym"),
+        *("int4-mixed", "int4", "int4-sym", "int4-g128"),
+    ),
+}
+GENERATED = 64
+MEMORY_BOUND, SPEED_BOUND = 0.03, 0.10
+"""How far a prediction may be off."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--models", default=",".join(MODELS), help="by comma")
+    parser.add_argument("--formats", default="gguf,onnx,openvino", help="by comma; mlx too")
+    parser.add_argument("--presets", default="", help="by comma; all of the format otherwise")
+    parser.add_argument("--memory", action="store_true", help="memory alone")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds; medians count")
+    parser.add_argument("--context", type=int, default=512, help="tokens in memory")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens that are read")
+    parser.add_argument("--threads", type=int, help="one per core otherwise")
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for model in given.models.split(","):
+        for format in given.formats.split(","):
+            rows += measured(model, format, given)
+    tables.print_rows(rows, given.json)
+    if not given.json:
+        print(share(rows, "memory ratio", MEMORY_BOUND))
+        for column in () if given.memory else ("generation ratio", "prompt ratio"):
+            print(share(rows, column, SPEED_BOUND))
+
+
+def share(rows: Sequence[dict[str, Any]], column: str, bound: float) -> str:
+    """How many rows keep a bound."""
+    ratios = [row[column] for row in rows if row[column] is not None]
+    kept = sum(abs(ratio - 1) <= bound for ratio in ratios)
+    return f"{column} within {bound:.0%}: {kept} of {len(ratios)}"
+
+
+def measured(model: str, format: str, given: Namespace) -> list[dict[str, Any]]:
+    """A row for every preset of a format that can hold the model."""
+    source, threads = MODELS[model], given.threads or default_threads()
+    wanted = given.presets.split(",") if given.presets else PRESETS[format]
+    made = {name: path for name in wanted if (path := file(model, format, name)) is not None}
+    trained = [runtimes.of(path).trained_context(path) or given.context for path in made.values()]
+    context = min([given.context, *trained])
+    fitted = predicted(source, format, context)
+    rows: list[dict[str, Any]] = []
+    for name, path in made.items():
+        peak, row = full_context(path, context=context, threads=threads).peak, fitted[name]
+        memory = {"memory MB": row.memory_bytes / 1e6, "measured MB": peak / 1e6}
+        about = {"model": model, "format": format, "preset": name} | memory
+        rows.append(about | {"memory ratio": row.memory_bytes / peak})
+        print(f"{model} {format}:{name} {row.memory_bytes / peak:.3f}", file=sys.stderr, flush=True)
+    if given.memory:
+        return rows
+    kanna.bench(source, encodings=True, format=format, threads=threads)
+    benched = kanna.bench(
+        list(made.values()),
+        prompt_tokens=given.prompt,
+        gen_tokens=GENERATED,
+        repeat=given.repeat,
+        threads=threads,
+    )
+    fitted = predicted(source, format, context)
+    return [
+        row | speeds(fitted[name], one) for name, row, one in zip(made, rows, benched, strict=True)
+    ]
+
+
+def predicted(source: str, format: str, context: int) -> dict[str, FitRow]:
+    """What `fit` says of every preset, by its name."""
+    fitted = kanna.fit(source, memory="1TB", context=context, format=format)
+    return {row.preset.rpartition(":")[2]: row for row in fitted.rows}
+
+
+def speeds(fitted: FitRow, benched: BenchRow) -> dict[str, Any]:
+    """Tokens per second of both, and their ratios."""
+    cells: dict[str, Any] = {}
+    pairs = {
+        "generation": (fitted.tokens_per_second, benched.gen_tps),
+        "prompt": (fitted.prompt_tokens_per_second, benched.prompt_tps),
+    }
+    for name, (guess, real) in pairs.items():
+        cells[f"{name}/s"], cells[f"measured {name}/s"] = guess, real
+        cells[f"{name} ratio"] = guess / real if guess else None
+    return cells | {"busy": benched.busy}
+
+
+def file(model: str, format: str, preset: str) -> Path | None:
+    """An artefact, made when it is not there; None where the format cannot hold the model."""
+    folder = packages.cache_dir() / "benchmarks" / "predictions"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{model}-{preset}{formats.get(format).suffix or '-' + format}"
+    if not path.exists():
+        try:
+            kanna.convert(MODELS[model], path, preset=f"{format}:{preset}")
+        except KannaError as error:
+            print(f"{model} in {format}:{preset}: {error}")
+            return None
+    return path
+
+
+if __name__ == "__main__":
+    main()
