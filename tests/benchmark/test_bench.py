@@ -12,6 +12,7 @@ import pytest
 from helpers import needs
 
 from kanna import convert, runtimes
+from kanna._util.processes import ask
 from kanna.benchmark import _parts, bench, drafting, file_bytes
 from kanna.benchmark.child import memory
 from kanna.errors import KannaError, UsageError
@@ -82,6 +83,25 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(KannaError, match=r"broken\.gguf"):
         bench([path], repeat=1)
+
+
+KILLED = """
+import os, signal, sys
+from kanna._util.processes import answer
+sys.exit(answer(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_measurement_that_is_killed_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does where memory ran out, or a driver whose device is lost."""
+    (tmp_path / "killed_child.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(KannaError, match="measuring it ended with code -9") as caught:
+        ask("killed_child", {}, "measuring it")
+    assert "whether memory ran out" in caught.value.todo
 
 
 def test_wrong_use_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def end_with_parent() -> None:
 
 
 _PARENT = "_KANNA_PARENT"
+_WHEN_KILLED = (
+    "a signal ended it: see the system's log whether memory ran out (`kanna fit` says what a model "
+    "takes); else the runtime crashed, and `kanna bug-report` packs what tells of it"
+)
 
 
 def _wait_for_end_of_input() -> None:
@@ -183,7 +187,10 @@ def ask(
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise KannaError(f"{what} ended with code {done.returncode}: {lines[-1]}") from None
+        raise KannaError(
+            f"{what} ended with code {done.returncode}: {lines[-1]}",
+            todo=_WHEN_KILLED if done.returncode < 0 else "",
+        ) from None
     if "error" in answer:
         kind = MissingError if answer["exit"] == 3 else KannaError
         raise kind(answer["error"], expected=answer["expected"], todo=answer["todo"])

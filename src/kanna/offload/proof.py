@@ -156,7 +156,7 @@ def _run(task: dict[str, Any], doing: str, variables: dict[str, str]) -> dict[st
     except MissingError:
         raise
     except KannaError as error:
-        if error.expected or error.todo:
+        if error.expected:
             raise
         raise KannaError(
             error.found,
