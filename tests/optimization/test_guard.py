@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from kanna.errors import UsageError
 from kanna.evaluation import reference_gguf
 from kanna.optimization import guard_spending, measure
 from kanna.optimization.adapters.gguf import GGUFAdapter
-from kanna.optimization.guard import open_guard
+from kanna.optimization.guard import guard_tokens, open_guard, refuse_silent
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.tasks.answering import answers
 from kanna.tasks.base import TaskAnswer
@@ -179,6 +180,20 @@ def test_only_a_sure_loss_fails() -> None:
         assert check.ok is ok and "5 points may be lost" in check.detail
     assert guard.check(replace(score, reference_solved=0, loss=0, loss_ci=(0, 0))).ok is None
     assert "no template" in guard.check(replace(score, skipped="no template")).detail
+
+
+def test_what_cannot_be_asked_is_told_before_anything_is_done() -> None:
+    """A dry run opens no guard, and holds it to its form and to the source all the same."""
+    model: Any = SimpleNamespace(meta=lambda _: None)  # pyright: ignore[reportUnknownLambdaType]
+    source: Any = SimpleNamespace(text=lambda _: None)  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(UsageError, match="'turns:0.1' asks in a chat, and the source") as error:
+        refuse_silent(["maths", "turns:0.1"], model, source)
+    assert "maths" in str(error.value.expected) and "turns" not in str(error.value.expected)
+    refuse_silent(["maths", "choice:q.jsonl"], model, source)
+    source.text = lambda _: "{{ messages }}"  # pyright: ignore[reportUnknownLambdaType]
+    refuse_silent(["turns"], model, source)
+    with pytest.raises(UsageError, match="maths:2"):
+        guard_tokens(["maths:2"])
 
 
 def test_tolerances_are_read_with_their_tasks(home: Path) -> None:

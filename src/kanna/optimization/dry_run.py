@@ -8,6 +8,7 @@ from kanna import families
 from kanna.optimization import adapters
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.forecast import accelerator_rates, machine_rates, shapes_of
+from kanna.optimization.guard import refuse_silent
 from kanna.optimization.job import check_memory
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult
@@ -33,6 +34,7 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
         progress=context.progress,
     )
     model = families.load_decoder(source)
+    refuse_silent(request.guard, model, source)
     workspace = Workspace(source=source, model=model, folder=request.out, context=context)
     adapter = adapters.get(request.format)(workspace)
     check_memory(adapter, request)

@@ -13,6 +13,7 @@ from kanna.checks import Check
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.evaluation.behaviour import Behaviour, ask_original, compare_answers
+from kanna.model import Model
 from kanna.sources import Source
 from kanna.tasks import ChosenTask
 from kanna.tasks.pairing import TaskScore, certain_loss
@@ -136,16 +137,39 @@ def open_guard(given: Sequence[str], examples: int | None = None) -> Guard | Non
     return Guard(chosen=tasks.choose([*tolerances], examples), tolerances=tolerances)
 
 
+def refuse_silent(given: Sequence[str], model: Model, source: Source) -> None:
+    """Raise UsageError for a guard that asks in a chat, of a source without a chat template.
+
+    Args:
+        given: As for `open_guard`; no file is read for it.
+        model: What is optimized.
+        source: Where it is.
+    """
+    if model.meta("tokenizer.chat_template") or source.text("chat_template.jinja"):
+        return
+    for one in given:
+        if tasks.get(_parsed(one)[0].partition(":")[0]).needs_chat:
+            plain = [name for name in tasks.names() if not tasks.get(name).needs_chat]
+            raise UsageError(
+                f"the guard {one!r} asks in a chat, and the source carries no chat template",
+                expected=", ".join(plain),
+                todo="guard it by another task, or name a source that has its chat template",
+            )
+
+
 def guard_tokens(given: Sequence[str], examples: int | None = None) -> int:
     """About how many tokens a file reads and writes to answer tasks that a request names.
 
     Args:
         given: As for `open_guard`; no file is read for it.
         examples: Questions of each at most.
+
+    Raises:
+        UsageError: A task is not known, or a tolerance is no share.
     """
     total = 0
     for one in given:
-        task = tasks.get(one.partition(":")[0])
+        task = tasks.get(_parsed(one)[0].partition(":")[0])
         asked = examples or task.count or _FILE_QUESTIONS
         total += asked * (_QUESTION_TOKENS + (0 if task.argument else task.max_tokens // 2))
     return total

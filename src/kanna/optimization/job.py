@@ -25,7 +25,7 @@ from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.fine_tune import FineTune, open_fine_tunes
 from kanna.optimization.forecast import Forecast, accelerator_rates, machine_rates, shapes_of
-from kanna.optimization.guard import Guard, open_guard
+from kanna.optimization.guard import Guard, open_guard, refuse_silent
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import CANDIDATES, unmeasured
@@ -313,8 +313,9 @@ def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
 
 
 def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
-    """Refuse what the format has no use for, or cannot do here."""
+    """Refuse what the format or the source has no use for, or cannot do here."""
     check_memory(adapter, request)
+    refuse_silent(request.guard, adapter.workspace.model, adapter.workspace.source)
     if request.apart and not adapter.supports_apart:
         raise UsageError(
             f"--apart with --format {adapter.format}, where no adapter is measured beside its base",
