@@ -16,6 +16,7 @@ from kanna import families
 from kanna.calibration import statistics
 from kanna.calibration.windows import CalibrationWindows
 from kanna.optimization.correction.layers import CorrectionPass
+from kanna.optimization.correction.pass_text import PassText
 from kanna.plan import Plan
 
 
@@ -32,12 +33,12 @@ class Quantized:
             families.load_model(kanna.open_source(self.home / name))
             for name in ("tiny", "plan.gguf")
         )
-        stats, ids = statistics.read(self.home / "stats"), self.windows.ids[:4]
+        text = PassText(ids=np.ascontiguousarray(self.windows.ids[:6]), summed=4, learned=4)
         return CorrectionPass(
             model,
             artefact,
-            stats,
-            np.ascontiguousarray(ids),
+            statistics.read(self.home / "stats"),
+            text,
             folder,
             "key",
             device=device,

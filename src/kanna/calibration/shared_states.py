@@ -27,10 +27,11 @@ class SharedStates:
             states: Keys and values.
         """
         if self._folder is None:
-            self._kept[kind, number] = tuple(part.cpu() for part in states)
+            self._kept[kind, number] = tuple(part.detach().cpu() for part in states)
             return
         arrays = {
-            name: part.contiguous().cpu().numpy() for name, part in zip(_PARTS, states, strict=True)
+            name: part.detach().contiguous().cpu().numpy()
+            for name, part in zip(_PARTS, states, strict=True)
         }
         safetensors.save(self._path(kind, number), arrays)
 

@@ -247,8 +247,8 @@ def _corrected(corrected: dict[str, Any]) -> str:
     end = "so that they were kept" if corrected["kept"] else "so that they were not kept"
     caption = (
         f"Values of {corrected['tensors']} matrices were chosen again, for the inputs that "
-        "quantized layers before give. In the runtime, on calibration text that nothing was fitted "
-        "to, "
+        f"quantized layers before give, and codes of {corrected['learned']} layers learned by what "
+        "the layer gives. In the runtime, on calibration text that nothing was fitted to, "
         f"the divergence went from {corrected['before']:.5f} to {corrected['after']:.5f} nats, "
         f"{end}: that takes a lower mean and no kind of text that loses more than half its "
         "interval."

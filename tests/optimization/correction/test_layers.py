@@ -62,7 +62,7 @@ def _distance(model: Any, run: Any) -> float:
 
     from kanna.calibration.network import Network
 
-    ids, networks = run.ids, (Network(run.models[0], "cpu"), Network(model, "cpu"))
+    ids, networks = run.text.ids, (Network(run.models[0], "cpu"), Network(model, "cpu"))
     last: list[Any] = []
     with torch.no_grad():
         for network in networks:

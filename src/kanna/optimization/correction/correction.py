@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kanna import __version__, families
 from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
@@ -24,8 +22,10 @@ from kanna.calibration.devices import CPU, serves
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.correction import rounding
 from kanna.optimization.correction.acceptance import judge
 from kanna.optimization.correction.layers import CorrectionPass
+from kanna.optimization.correction.pass_text import PassText
 from kanna.optimization.correction.products import DAMPING, SHARE
 from kanna.optimization.kl_scorer import Window
 from kanna.plan import load
@@ -34,8 +34,6 @@ from kanna.sources import open_source
 
 FILE, STATE, WORK = "correction.safetensors", "correction.json", "correction-work"
 TRIAL = ".correction-"
-TOKENS = 16_384
-"""Tokens that both networks run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +48,7 @@ class CorrectionResult:
         worse: Names of those that lose, for which the corrected artefact is not kept.
         kept: Whether it took the place of the other.
         tensors: Matrices whose values were chosen again.
+        learned: Layers whose codes were learned by what the layer gives.
         device: Where both networks ran.
         remarks: What was done where the memory of that did not suffice.
     """
@@ -61,6 +60,7 @@ class CorrectionResult:
     worse: list[str]
     kept: bool
     tensors: int
+    learned: int = 0
     device: str = CPU
     remarks: list[str] = field(default_factory=list[str])
 
@@ -74,8 +74,8 @@ class CorrectionResult:
         if self.worse:
             end += f", since {' and '.join(self.worse)} lost"
         return (
-            f"chose the values of {self.tensors} matrices again: {self.before:.5f} → "
-            f"{self.after:.5f} nats, {end}"
+            f"chose the values of {self.tensors} matrices again, learned the codes of "
+            f"{self.learned} layers: {self.before:.5f} → {self.after:.5f} nats, {end}"
         )
 
 
@@ -108,14 +108,14 @@ def correct(
         windows: The calibration text.
         deciding: Windows of every kind of text, that nothing was fitted to.
     """
-    file, ids = plan.with_name(FILE), _text(windows)
-    key, before = _key(adapter, ids, deciding), sha256(artefact)
+    file = plan.with_name(FILE)
+    key, before = _key(adapter, windows, deciding), sha256(artefact)
     saved, made = _saved(plan, key, adapter), None
     result = saved.result if saved and before in (saved.before, saved.after) else None
     if result is not None and (not result.kept or saved and before == saved.after):
         return result
     if result is None:
-        made = _rows(adapter, plan, artefact, ids, key + before)
+        made = _rows(adapter, plan, artefact, windows, key + before)
         if made is None:
             return None
     trial = artefact.with_name(f"{TRIAL}{artefact.name}")
@@ -129,7 +129,7 @@ def correct(
             tuning = load(trial_plan).tuned()
             assert made is not None
             scored = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
-            result = replace(scored, device=made.device, remarks=made.remarks)
+            result = replace(scored, learned=made.learned, device=made.device, remarks=made.remarks)
             outcome = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
             write_json(plan.with_name(STATE), {"key": key, **asdict(outcome)})
         if result.kept:
@@ -154,30 +154,24 @@ def take_up(
         windows: The calibration text.
         deciding: Windows of every kind of text, that nothing was fitted to.
     """
-    saved = _saved(plan, _key(adapter, _text(windows), deciding), adapter)
+    saved = _saved(plan, _key(adapter, windows, deciding), adapter)
     if saved is not None and saved.result.kept and saved.plan == sha256(plan):
         load(plan).model_copy(update={"tuning": FILE}).save(plan)
 
 
-def _text(windows: CalibrationWindows) -> Any:
-    """Windows of the statistics, evenly spaced, of TOKENS tokens at most."""
-    ids = windows.ids[~windows.held]
-    count = min(len(ids), max(1, TOKENS // windows.ids.shape[1]))
-    return ids[np.unique(np.linspace(0, len(ids) - 1, count).astype(int))] if len(ids) else ids
-
-
 def _rows(
-    adapter: Adapter, plan: Path, artefact: Path, ids: Any, key: str
+    adapter: Adapter, plan: Path, artefact: Path, windows: CalibrationWindows, key: str
 ) -> CorrectionPass | None:
     """The pass that came to the rows of the file that is written; None where there are none."""
-    if not len(ids):
+    text = PassText.of(windows)
+    if not text.learned:
         return None
     workspace = adapter.workspace
     held = CorrectionPass(
         workspace.model,
         families.load_model(open_source(artefact)),
         statistics.read(workspace.calibrated),
-        ids,
+        text,
         plan.with_name(WORK),
         key,
         device=workspace.context.device,
@@ -208,15 +202,17 @@ def _scored(
     )
 
 
-def _key(adapter: Adapter, ids: Any, deciding: Sequence[Window]) -> str:
+def _key(adapter: Adapter, windows: CalibrationWindows, deciding: Sequence[Window]) -> str:
     """A hash of everything the result depends on, beside the artefact."""
+    text = PassText.of(windows)
     known = [
         __version__,
         adapter.runtime_version,
         statistics.read(adapter.workspace.calibrated).sha256,
         SHARE,
         DAMPING,
-        ids.tolist(),
+        rounding.SETTINGS,
+        asdict(text) | {"ids": text.ids.tolist()},
         list(deciding),
     ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanna import _native, encodings, families
 from kanna._util.progress import Progress, remark
@@ -31,7 +30,9 @@ from kanna.families.views import Computed
 from kanna.formats.safetensors import KeyedArrays
 from kanna.model import F32, U8, Model, Tensor, num_rows
 from kanna.optimization.correction.device_products import input_products
+from kanna.optimization.correction.pass_text import PassText
 from kanna.optimization.correction.products import InputProducts, corrected
+from kanna.optimization.correction.rounding import LayerRounding
 
 T = TypeVar("T")
 
@@ -77,8 +78,9 @@ class CorrectionPass:
     """The pass over the windows of a text; `run` gives the rows that changed.
 
     Attributes:
-        ids: The tokens, [windows, tokens].
+        text: What both run.
         changed: Rows that have new values, by tensor.
+        learned: Layers whose codes were learned, and are closer for it.
         device: Where both networks run, from the beginning.
         remarks: What was done where the memory of that did not suffice.
     """
@@ -88,7 +90,7 @@ class CorrectionPass:
         model: Model,
         artefact: Model,
         statistics: Statistics,
-        ids: NDArray[np.int32],
+        text: PassText,
         folder: Path,
         key: str,
         *,
@@ -101,7 +103,7 @@ class CorrectionPass:
             model: The original.
             artefact: The model as the artefact's tensors decode.
             statistics: Of the original's inputs: sites and their shrinkage.
-            ids: Tokens [windows, tokens].
+            text: What both run.
             folder: A folder of its own, where an interrupted run finds what was done.
             key: Hash of what the rows depend on; files of another are not used.
             device: cpu, cuda or mps; None: an accelerator when there is one.
@@ -111,11 +113,12 @@ class CorrectionPass:
             Network(one, device, SharedStates(folder / name))
             for one, name in ((model, "exact"), (artefact, "given"))
         )
-        self._statistics, self.ids, self._threads = statistics, ids, threads
+        self._statistics, self.text, self._threads = statistics, text, threads
         self.device = self._exact.device
         self._folder, self._kept = folder, KeyedArrays(folder, f"{key} {self.device}")
         self.remarks: list[str] = []
         self.changed: dict[str, U8] = {}
+        self.learned = 0
 
     def run(self, progress: Progress) -> dict[str, U8]:
         """New encoded rows by tensor, uint8 [rows, row bytes]."""
@@ -127,12 +130,12 @@ class CorrectionPass:
         def run(work: Callable[[], T], where: str) -> T:
             return within_memory(work, lambda: self._lighten(where, progress))
 
-        exact = run(partial(self._exact.embed, self.ids), "the embedding")
-        given = run(partial(self._given.embed, self.ids), "the embedding")
+        exact = run(partial(self._exact.embed, self.text.ids), "the embedding")
+        given = run(partial(self._given.embed, self.text.ids), "the embedding")
         done = 0
         if (saved := self._kept.read(_STATES)) is not None:
             exact, given = torch.from_numpy(saved["exact"]), torch.from_numpy(saved["given"])
-            done = int(saved["done"].item())
+            done, self.learned = (int(saved[name].item()) for name in ("done", "learned"))
             for index in range(done):
                 self.changed |= self._kept.read(f"layer-{index:05}") or {}
             progress.advance(done)
@@ -142,8 +145,9 @@ class CorrectionPass:
                 exact, given, rows = run(work, f"layer {index}")
             self.changed |= rows
             self._kept.save(f"layer-{index:05}", rows)
-            states = {"exact": exact.numpy(), "given": given.numpy(), "done": np.array(index + 1)}
-            self._kept.save(_STATES, states)
+            states = {"exact": exact.numpy(), "given": given.numpy()}
+            counts = {"done": np.array(index + 1), "learned": np.array(self.learned)}
+            self._kept.save(_STATES, states | counts)
             progress.advance(1, f"layer {index}")
         progress.finish()
         return self.changed
@@ -167,14 +171,19 @@ class CorrectionPass:
         torch, _ = torch_modules()
         rows: dict[str, U8] = {}
         with self._exact.layer(index) as ours, self._given.layer(index) as theirs:
-            pair = _LayerPair(self, index, ours, theirs, exact, given)
+            fitted = (states[: self.text.summed] for states in (exact, given))
+            pair = _LayerPair(self, index, ours, theirs, *fitted)
             for tensors in pair.sites():
                 rows |= pair.correct(tensors)
-            moved = [
-                torch.stack([layer(window, number).cpu() for number, window in enumerate(states)])
-                for layer, states in ((ours, exact), (theirs, given))
-            ]
-        return moved[0], moved[1], rows
+
+            def behind(layer: Any, states: Any) -> Any:
+                return torch.stack([layer(window, n).cpu() for n, window in enumerate(states)])
+
+            wanted = behind(ours, exact)
+            closer = pair.learned(rows, given, wanted)
+            self.learned += bool(closer)
+            rows |= closer
+            return wanted, behind(theirs, given), rows
 
     def site(self, name: str) -> Site | None:
         """Where a tensor reads."""
@@ -302,6 +311,28 @@ class _LayerPair:
             )
             self._take_over(name, encoding.decode(rows[name], weight.shape[1]))
         return rows
+
+    def learned(self, rows: dict[str, U8], given: Any, wanted: Any) -> dict[str, U8]:
+        """Rows with codes that bring the artefact's layer closer; it takes them over.
+
+        Args:
+            rows: What was chosen before, by tensor.
+            given: Hidden states before the layer, of the text that judges, too.
+            wanted: Those behind the original's.
+        """
+        rounding = LayerRounding(
+            self._theirs, given, wanted, learned=self._run.text.learned, ordered=self._ordered
+        )
+        for name in (name for names in self.sites() for name in names):
+            tensor = self._run.stored(name)
+            assert tensor is not None
+            data = rows.get(name)
+            data = tensor.raw(0, num_rows(tensor)) if data is None else data
+            assert data is not None
+            exact, encoding = values(self._model.tensors[name]), encodings.get(tensor.dtype)
+            if not np.array_equal(encoding.decode(data, exact.shape[1]), exact):
+                rounding.add(name, encoding, data, exact, self._modules[name][1].weight)
+        return rounding.run()
 
     def _products(self, name: str) -> InputProducts:
         ours, theirs = self._modules[name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from kanna.optimization.correction.correction import TOKENS
+from kanna.calibration.windows import HELD_OUT
 from kanna.optimization.correction.deciding_text import WINDOWS
+from kanna.optimization.correction.pass_text import JUDGING, TOKENS
+from kanna.optimization.correction.rounding import BATCH, STEPS
 from kanna.optimization.forecast.calibration_work import SITE, TORCH, TORCH_BYTES, forward, read
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import factor_seconds
@@ -14,6 +16,12 @@ from kanna.optimization.forecast.work import Work
 
 _PASSES = 3.5
 """Times that a network reads the text: to each site of a layer, and through all of it."""
+_BACKWARD = 3
+"""Times that a step of learning codes multiplies what a forward pass does."""
+_READ = 20
+"""Times that a step reads or writes the weights of a layer."""
+_LEARNED_BITS = 5
+"""Bits per weight from which on most encodings have more levels than are learned."""
 _KINDS = 5
 """Kinds of text that decide."""
 _DOUBLE = 2.0
@@ -21,7 +29,7 @@ _DOUBLE = 2.0
 
 
 def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
-    """Two networks side by side, products at every site, values again, and both files scored."""
+    """Two networks side by side, products and values at every site, codes learned, files scored."""
     tokens = min(TOKENS, extent.tokens)
     products, parallel = 2 * _PASSES * forward(shapes, tokens, rates), read(2 * shapes.body, rates)
     able = [site for site in shapes.sites() if _able(site[0])]
@@ -29,8 +37,13 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
         parallel += sum(_products(matrix, tokens, rates) for matrix in site)
         products += 4 * tokens * site[0].columns ** 2 / rates.products
     parallel += whole(shapes, extent.bits, rates)
+    if extent.bits < _LEARNED_BITS:
+        judging = min(JUDGING, extent.tokens // HELD_OUT)
+        products += 2 * forward(shapes, extent.tokens - tokens + judging, rates)
+        products += _BACKWARD * forward(shapes, STEPS * BATCH * shapes.window, rates)
+        parallel += 4 * _READ * STEPS * shapes.body / rates.copied
     deciding = WINDOWS * _KINDS * shapes.window
-    states, written = 4 * tokens * shapes.hidden, shapes.parameters * extent.bits / 8
+    states, written = 4 * extent.tokens * shapes.hidden, shapes.parameters * extent.bits / 8
     widest = max((site[0].columns for site in able), default=0)
     here, there = rates.in_torch(products)
     return Work(
@@ -39,7 +52,7 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
         alone=rates.slowness * (TORCH + SITE * len(able) + 3 * LOADED) + 4 * written / rates.copied,
         written=2 * states * (shapes.layers + 1) + 2 * written,
         memory=TORCH_BYTES
-        + 12 * shapes.largest_layer()
+        + 24 * shapes.largest_layer()
         + 4 * states
         + 6 * 8 * widest**2
         + 6 * shapes.window * shapes.vocabulary,
