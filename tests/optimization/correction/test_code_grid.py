@@ -40,8 +40,11 @@ def test_the_grid_gives_the_values_and_every_code_can_be_stored(name: str) -> No
     )
 
 
-def test_vectors_uneven_grids_and_many_bits_have_none() -> None:
+def test_vectors_uneven_grids_many_bits_and_zeros_have_none() -> None:
     for name in ("iq2_xxs", "iq3_s", "iq4_nl", "q6_k", "f16"):
         assert name == "f16" or name in _native.grids()
         encoding = encodings.get(name)
         assert CodeGrid.of(encoding, _rows(encoding), COLS) is None
+    zeros = np.zeros((2, COLS), np.float32)
+    q2_k = encodings.get("q2_k")
+    assert CodeGrid.of(q2_k, q2_k.encode(zeros), COLS) is None

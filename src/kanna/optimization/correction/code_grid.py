@@ -56,11 +56,13 @@ class CodeGrid:
             encoding.decode(rounded(encoding, there, data), cols)
             for there in (values - far, values + far)
         )
-        spread = np.random.default_rng(_SEED).random(values.shape, np.float32)
         width = high - low
+        real = width > 0
+        if not real.any():
+            return None
+        spread = np.random.default_rng(_SEED).random(values.shape, np.float32)
         within = np.asarray(low + spread * width, np.float32)
         reached = encoding.decode(rounded(encoding, within, data), cols)
-        real = width > 0
         levels = _clusters(np.asarray((reached - low)[real] / width[real], np.float32))
         if not 2 <= len(levels) <= LEVELS:
             return None
