@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kanna.calibration.windows import HELD_OUT
 from kanna.optimization.correction.deciding_text import WINDOWS
 from kanna.optimization.correction.pass_text import JUDGING, TOKENS
 from kanna.optimization.correction.rounding import BATCH, STEPS
@@ -38,7 +37,7 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
         products += 4 * tokens * site[0].columns ** 2 / rates.products
     parallel += whole(shapes, extent.bits, rates)
     if extent.bits < _LEARNED_BITS:
-        judging = min(JUDGING, extent.tokens // HELD_OUT)
+        judging = min(JUDGING, extent.held_windows(shapes.window) * shapes.window)
         products += 2 * forward(shapes, extent.tokens - tokens + judging, rates)
         products += _BACKWARD * forward(shapes, STEPS * BATCH * shapes.window, rates)
         parallel += 4 * _READ * STEPS * shapes.body / rates.copied
