@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import encodings, families, provenance
-from kanna.conversion import expert_nodes
+from kanna.conversion import expert_nodes, onnx_provider
 from kanna.conversion.base import (
     SizedPlan,
     get_preset,
@@ -24,6 +24,7 @@ from kanna.families import COMPUTED
 from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
 from kanna.formats.views import Renamed
+from kanna.hardware import providers
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, Tensor, columns, num_rows, num_weights
 from kanna.plan import Plan, Resolved, Substitution, TensorPlan, resolve, roles
@@ -305,6 +306,8 @@ class NBitsSizes:
     def folder_bytes(self, plan: Plan, nodes: NodePlan, graph: Path) -> int:
         """Bytes of the artefact that is made from a graph, all files counted."""
         side = sum(p.stat().st_size for p in side_files(graph))
+        profile = providers.get(self.provider) if self.provider else None
+        side += onnx_provider.added_bytes(graph, profile)
         return self.prepare(plan, nodes, graph).nbytes + side
 
 

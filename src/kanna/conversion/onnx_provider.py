@@ -132,6 +132,26 @@ def fit(model: Any, profile: ProviderProfile) -> None:
         )
 
 
+def added_bytes(folder: Path, profile: ProviderProfile | None) -> int:
+    """Bytes that genai_config.json grows by when it names a provider.
+
+    Args:
+        folder: A folder that names none.
+        profile: The provider; None: it stays.
+    """
+    if profile is None:
+        return 0
+    return len(_naming(folder, profile).encode()) - (folder / GENAI).stat().st_size
+
+
+def _naming(folder: Path, profile: ProviderProfile) -> str:
+    """genai_config.json of a folder, which names the provider."""
+    genai = json.loads((folder / GENAI).read_text(encoding="utf-8"))
+    options = [] if profile.name == _CPU else [{profile.genai: dict(profile.options)}]
+    genai["model"]["decoder"].setdefault("session_options", {})["provider_options"] = options
+    return json.dumps(genai, indent=4)
+
+
 def tell(folder: Path, profile: ProviderProfile | None) -> list[str]:
     """Name the provider in a finished folder's genai_config.json; notes on what it refuses.
 
@@ -146,11 +166,7 @@ def tell(folder: Path, profile: ProviderProfile | None) -> list[str]:
     """
     if profile is None:
         return []
-    path = folder / GENAI
-    genai = json.loads(path.read_text(encoding="utf-8"))
-    options = [] if profile.name == _CPU else [{profile.genai: dict(profile.options)}]
-    genai["model"]["decoder"].setdefault("session_options", {})["provider_options"] = options
-    path.write_text(json.dumps(genai, indent=4), encoding="utf-8")
+    (folder / GENAI).write_text(_naming(folder, profile), encoding="utf-8")
     known = files.read_folder(folder)
     notes: list[str] = []
     for graph in [known.prefill, known.graph] if known.prefill else [known.graph]:

@@ -141,6 +141,7 @@ class Workspace:
         statistics: The folder of calibration statistics; None before the source is calibrated.
         speed: What encodings cost of a token's time, and what is asked for; None where only bytes
             count.
+        provider: The execution provider of onnxruntime that folders are for; None: its CPU.
     """
 
     source: Source
@@ -149,6 +150,7 @@ class Workspace:
     context: Context
     statistics: Path | None = None
     speed: SpeedGoal | None = None
+    provider: str | None = None
 
     @property
     def calibrated(self) -> Path:

@@ -220,9 +220,8 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         source = fine_tunes[0].tuned
         model = families.load_decoder(source)
     context.note(*(note for tune in fine_tunes for note in (*tune.tuned.notes, *tune.notes)))
-    adapter = adapter_type(
-        Workspace(source=source, model=model, folder=request.out, context=context)
-    )
+    workspace = Workspace(source=source, model=model, folder=request.out, context=context)
+    adapter = adapter_type(replace(workspace, provider=request.provider))
     _check_supported(adapter, request)
     spent = _follow_speed(request, adapter)
     constraints = adapter.constraints(request)

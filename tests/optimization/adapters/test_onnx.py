@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kanna.errors import PlanError, UsageError
+from kanna.errors import PlanError
 from kanna.optimization.adapters.onnx import ONNXAdapter
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.request import OptimizeRequest
@@ -36,12 +36,14 @@ def invoke(home: Path, *words: str) -> Any:
 
 
 def test_the_folder_keeps_its_budget_and_beats_the_preset(home: Path) -> None:
-    run = invoke(home, "--like", "int4", "--rule", "ffn_down=nbits8g32")
+    run = invoke(home, "--like", "int4", "--rule", "ffn_down=nbits8g32", "--provider", "openvino")
     assert run.exit_code == 0, run.stderr + run.output
     found = json.loads(run.stdout)
     artefact = Path(found["artefact"])
     size = sum(p.stat().st_size for p in artefact.iterdir())
     assert size == found["file_bytes"] <= found["budget"]
+    genai = json.loads((artefact / "genai_config.json").read_text())["model"]["decoder"]
+    assert "OpenVINO" in genai["session_options"]["provider_options"][0]
     assert found["rival"] == "onnx:int4" and found["kl_mean"] <= found["rival_kl"]
     rules = load(found["plan"]).rules
     assert {r.encoding for r in rules if "ffn_down" in r.pattern} == {"nbits8g32"}
@@ -121,7 +123,6 @@ def test_an_execution_provider_leaves_the_encodings_that_it_multiplies() -> None
     allowed = asked("webgpu").allow()
     left = {name for name in adapter.candidates() if allowed("blk.0.ffn_up.weight", name)}
     assert {"nbits4g32", "f32"} <= left and not any("nbits8" in n or "nbits2" in n for n in left)
-    with pytest.raises(UsageError, match="--static"):
-        asked("qnn")
-    with pytest.raises(PlanError, match="multiplies no weights in groups"):
-        asked("xnnpack")
+    for provider in ("qnn", "xnnpack"):
+        with pytest.raises(PlanError, match="--preset onnx:w8a16-full --static 64x1024"):
+            asked(provider)

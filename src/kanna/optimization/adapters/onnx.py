@@ -21,15 +21,16 @@ from kanna.conversion import (
     Guidance,
     WriteOptions,
     expert_nodes,
-    onnx_provider,
     read_guidance,
 )
 from kanna.conversion.nbits import NBitsConversion, NBitsSizes
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.errors import UsageError
+from kanna.errors import PlanError, UsageError
+from kanna.escaping import argument
 from kanna.formats.onnx import build
 from kanna.formats.stream import WriteResult
+from kanna.hardware import providers
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.adapters.onnx_probe import ONNXProber
@@ -110,17 +111,42 @@ class ONNXAdapter(Adapter):
     def constraints(self, request: OptimizeRequest) -> Constraints:
         """What the user demands, and what the execution provider multiplies."""
         plain = super().constraints(request)
-        profile = onnx_provider.wanted(request.provider, static=None)
-        if profile is None:
+        if request.provider is None:
             return plain
-        if not profile.takes_groups:
-            onnx_provider.check_encodings(profile, [presets.CANDIDATES[0]])
+        profile = providers.get(request.provider)
+        if profile.static_shapes.value or not profile.takes_groups:
+            raise PlanError(
+                f"{profile.name} computes codes in standard operators, in graphs of fixed shapes: "
+                f"there is nothing to choose but the preset ({profile.table})",
+                expected="a provider that multiplies weights in groups",
+                todo=f"kanna convert {argument(request.source)} -o {argument(request.out)} "
+                f"--preset onnx:w8a16-full --static 64x1024 --provider {profile.name} --verify",
+            )
 
         def admits(_tensor: str, encoding: str) -> bool:
             kind = parse(encoding)
             return kind is None or profile.multiplies(kind.bits, kind.group)
 
         return replace(plain, admits=admits, target=profile.name)
+
+    def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
+        """What a conversion is asked for; that of the plan on the disk, for the provider.
+
+        Probes hold what it may not multiply, and so may a plain preset.
+        """
+        asked, provider = super().request(plan, preset), self.workspace.provider
+        if provider is None or not (isinstance(plan, Path) or self._multiplies(preset, provider)):
+            return asked
+        return replace(asked, provider=provider)
+
+    def _multiplies(self, preset: str | None, provider: str) -> bool:
+        """Whether a provider multiplies all that a preset has."""
+        if preset is None:
+            return False
+        profile = providers.get(provider)
+        entries = self.sizes.nodes(self.sizes.preset(preset)).entries.values()
+        kinds = [parse(entry.encoding.name) for entry in entries]
+        return all(kind is None or profile.multiplies(kind.bits, kind.group) for kind in kinds)
 
     @property
     def rounding(self) -> InputRounding:
@@ -175,7 +201,9 @@ class ONNXAdapter(Adapter):
     def sizes_with(self, guidance: Guidance) -> NBitsSizes:
         """Every file of a folder, from the float graph."""
         workspace = self.workspace
-        return NBitsSizes(workspace.source, workspace.model, guidance, graph=self.graph)
+        sizes = NBitsSizes(workspace.source, workspace.model, guidance, graph=self.graph)
+        sizes.provider = workspace.provider
+        return sizes
 
     @cached_property
     def nodes(self) -> list[list[str]]:
