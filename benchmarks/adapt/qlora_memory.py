@@ -5,6 +5,9 @@
 
 The base has Llama-3.2-1B's shape and is a sparse file of zeros (see common/models.py): memory does
 not depend on the values. Every step reads one text of 512 tokens, all of which are learned.
+
+Columns: peaks of the command and what it starts, at one moment, in MB; `until trained`, with mapped
+files too, before llama.cpp checks the adapter; seconds of that check and texts that it reads.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ def main() -> None:
         words += ["--max-length", options.tokens, "--steps", options.steps]
         words += ["--rank", options.rank, "--threads", options.threads]
         run = processes.run(processes.kanna(*words), children=True)
+        report = json.loads((home / "adapter" / "report.json").read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(home)
     row: dict[str, Any] = {
@@ -53,7 +57,10 @@ def main() -> None:
         "CPU s": run.cpu,
         "peak MB": run.anonymous / 1e6,
         "with mapped files": run.resident / 1e6,
+        "until trained": report["costs"]["peak_bytes"] / 1e6,
     }
+    if gate := report["gate"]:
+        row |= {"gate": gate["status"], "gate s": gate["seconds"], "texts": gate["examples"]}
     tables.print_rows([row], options.json)
 
 
