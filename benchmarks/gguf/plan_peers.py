@@ -10,6 +10,9 @@ the calibration text that kanna's statistics are made from; the two that take an
 get llama-imatrix's of it. Ours is the plan of `kanna optimize` within the peer's bytes, its values
 by `gptq`, nothing tuned. Scored as in optimize_quality.py. The tools of PyPI live in environments
 of their own, made on first use; Pollard Weights is on GitHub alone, and is run from its checkout.
+
+A file that a peer has finished is taken from the cache in the next run, with the command that made
+it and what that took in a JSON file beside its folder. A peer that fails ends none of the others.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import gguf
 from benchmarks.common import evaluation_text, llamacpp, processes, tables, workload
 from benchmarks.common.optimize_stages import StageRunner
 from benchmarks.common.processes import Run
+from benchmarks.common.result_file import cached
 from benchmarks.common.workload import Workload
 
 from kanna.evaluation import Extent, evaluate_many
@@ -39,6 +43,8 @@ SCHEMES = ("q2_k_s", "q3_k_s", "q4_k_m")
 """Of auto-round's GGUF schemes."""
 BUDGETS = ("Q2_K", "Q3_K_M", "Q4_K_M")
 """Presets of llama-quantize whose bytes Pollard Weights fills."""
+POLLARD_SHARE = 0.85
+"""Of the memory that it is told of, what it gives to weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,53 +67,83 @@ class PeerTools:
         text = self.work.calibration_text()
         for scheme in SCHEMES:
             for way, more in (("iters 200", ["--enable_alg_ext"]), ("iters 0", [])):
-                folder = self._folder(f"auto-round-{scheme}-{way[6:]}")
+                folder = self.folder / f"auto-round-{scheme}-{way[6:]}"
                 command = [program, "--model", self.work.hf_folder(), "--output_dir", folder]
                 command += ["--scheme", f"gguf:{scheme}", "--format", f"gguf:{scheme}"]
                 command += ["--dataset", text.rows, "--nsamples", text.count, "--seqlen"]
                 command += [text.window - 1, "--iters", way[6:], "--device_map", "cpu", *more]
-                run = _run(command, HF_HUB_OFFLINE="1")
-                yield f"{scheme}, {way}", _largest(folder), run
+                yield f"{scheme}, {way}", *self._made(folder, command, HF_HUB_OFFLINE="1")
 
     def quantprobe(self) -> Iterator[tuple[str, Path, Run]]:
         """The one file that it recommends."""
-        folder = self._folder("quantprobe")
+        folder = self.folder / "quantprobe"
         command = [_environment("quantprobe") / "quantprobe", "probe", "--gguf", self.work.path]
         command += ["--eval", self.work.calibration_text().plain, "--imatrix", self.matrix]
         command += ["--llama-dir", llamacpp.tool("llama-quantize").parent, "--ngl", 0]
         command += ["--workdir", folder, "--apply", "--out", folder / "out.gguf", "--yes"]
-        run = _run(command)
-        yield "recommended", folder / "out.gguf", run
+        yield "recommended", *self._made(folder, command)
 
     def pollards(self) -> Iterator[tuple[str, Path, Run]]:
         """A file for every budget, of one measurement."""
         if self.pollard is None:
             raise SystemExit("--pollard: say where its scripts are")
-        folder = self._folder("pollard")
-        measured = folder / "sensitivity.json"
-        tool = {name: llamacpp.tool(name) for name in ("llama-quantize", "llama-perplexity")}
-        common = ["--gguf", self.work.path, "--imatrix", self.matrix]
-        common += ["--llama-quantize", tool["llama-quantize"]]
+        folder = self.folder / "pollard-sensitivity"
+        text = self.work.calibration_text().plain
+        quantize = llamacpp.tool("llama-quantize")
+        common = ["--gguf", self.work.path, "--imatrix", self.matrix, "--llama-quantize", quantize]
         command = [sys.executable, self.pollard / "pollard_sensitivity.py", *common]
-        command += ["--eval", self.work.calibration_text().plain, "--out", measured]
-        sensitivity = _run([*command, "--llama-perplexity", tool["llama-perplexity"]])
+        command += ["--llama-perplexity", llamacpp.tool("llama-perplexity")]
+        command += ["--eval", text, "--out", folder / "sensitivity.json"]
+        measured, sensitivity = self._made(folder, command, "json")
         for preset in BUDGETS:
-            like, out = folder / "like.gguf", folder / f"{preset}.gguf"
-            processes.run(
-                llamacpp.quantize(
-                    self.work.path, like, preset, threads=self.work.threads, imatrix=self.matrix
-                )
-            )
-            command = [sys.executable, self.pollard / "pollard_fit.py", *common, "--out", out]
-            command += ["--sensitivity", measured, "--reserve", 0]
-            fit = _run([*command, "--ram", like.stat().st_size / 1e9])
+            memory = self._preset_bytes(preset) / POLLARD_SHARE / 1e9
+            folder = self.folder / f"pollard-{preset}"
+            command = [sys.executable, self.pollard / "pollard_fit.py", *common]
+            command += ["--out", folder / "out.gguf", "--sensitivity", measured]
+            command += ["--reserve", 0, "--ram", memory]
+            out, fit = self._made(folder, command)
             yield f"{preset}'s bytes", out, processes.in_sequence([sensitivity, fit])
 
-    def _folder(self, name: str) -> Path:
-        folder = self.work.folder / "peers" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+    @property
+    def folder(self) -> Path:
+        """Where the files of all peers lie, a folder for each."""
+        return self.work.folder / "peers"
+
+    def _preset_bytes(self, preset: str) -> int:
+        """What llama-quantize's file of a preset takes."""
+        out, threads = self.folder / "preset.gguf", self.work.threads
+        processes.run(
+            llamacpp.quantize(self.work.path, out, preset, threads=threads, imatrix=self.matrix)
+        )
+        return out.stat().st_size
+
+    def _made(
+        self, folder: Path, command: list[Any], suffix: str = "gguf", **environment: str
+    ) -> tuple[Path, Run]:
+        """The file that a command leaves in a folder, and what that took.
+
+        Both are those of an earlier run in which the same command ended.
+
+        Raises:
+            RuntimeError: The command failed, or left no such file.
+        """
+        words = [str(part) for part in command]
+
+        def files() -> list[Path]:
+            return sorted(folder.rglob(f"*.{suffix}"), key=lambda path: path.stat().st_size)
+
+        def make() -> dict[str, Any]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            run = processes.run(words, children=True, cwd=None, **environment)
+            if not files():
+                raise RuntimeError(f"{words[0]} ended without a .{suffix} in {folder}")
+            return asdict(run)
+
+        again = self.work.options.again or not files()
+        record = folder.parent / f"{folder.name}.json"
+        run = Run(**cached(record, {"command": words}, make, again=again))
+        return files()[-1], run
 
 
 PEERS: dict[str, Callable[[PeerTools], Iterator[tuple[str, Path, Run]]]] = {
@@ -136,11 +172,18 @@ def main() -> None:
         llamacpp.make_imatrix(work.path, text.plain, matrix, ["-c", text.window, "-t", 2])
     tools = PeerTools(work=work, matrix=matrix, pollard=options.pollard)
     rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     for peer in options.peers.split(","):
-        for kind, theirs, run in PEERS[peer](tools):
-            rows.append({"peer": peer, "file": kind, **_beside(stages, work, theirs, run)})
-            tables.print_rows(rows[-1:], options.json)
+        try:
+            for kind, theirs, run in PEERS[peer](tools):
+                rows.append({"peer": peer, "file": kind, **_beside(stages, work, theirs, run)})
+                tables.print_rows(rows[-1:], options.json)
+        except RuntimeError as error:
+            failed[peer] = str(error)
+            print(f"{peer}: {error}", file=sys.stderr, flush=True)
     tables.print_rows(rows, options.json)
+    if failed:
+        raise SystemExit(f"no further rows, see above: {', '.join(failed)}")
 
 
 def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict[str, Any]:
@@ -201,14 +244,6 @@ def _with_metadata(theirs: Path, source: Path, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _run(command: list[Any], **environment: str) -> Run:
-    return processes.run([str(part) for part in command], children=True, cwd=None, **environment)
-
-
-def _largest(folder: Path) -> Path:
-    return max(folder.rglob("*.gguf"), key=lambda path: path.stat().st_size)
 
 
 def _environment(name: str) -> Path:
