@@ -254,11 +254,11 @@ def test_stopped_within_a_layer_or_with_damaged_work(
 
     folder, calls, check = tmp_path / "stats", [0], Network.check
 
-    def stops(self: Network, hidden: Any, where: str) -> None:
+    def stops(self: Network, hidden: Any, where: str, tensors: str) -> None:
         calls[0] += 1
         if calls[0] in (11, 22):
             raise KeyboardInterrupt
-        check(self, hidden, where)
+        check(self, hidden, where, tensors)
 
     monkeypatch.setattr(Network, "check", stops)
     for spoil in ("nothing", "spool", "nothing"):
@@ -424,11 +424,11 @@ torch.set_num_threads(1)
 windows.WINDOW, shrinkage.ROWS = {WINDOW}, 4
 check = Network.check
 
-def stops(self, hidden, where):
+def stops(self, hidden, where, tensors):
     stops.calls += 1
     if stops.calls == 12:
         os.kill(os.getpid(), {int(signal.SIGKILL)})
-    check(self, hidden, where)
+    check(self, hidden, where, tensors)
 
 stops.calls, Network.check = 0, stops
 calibrate(sys.argv[1], sys.argv[2], calibration=[Path(sys.argv[3])], tokens={7 * WINDOW})
