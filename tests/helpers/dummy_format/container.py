@@ -77,7 +77,7 @@ FORMAT = Format(
     default_preset="q8",
     compared_presets=("q8", "q4"),
     whole_presets={"bf16": "f16", "f16": "f16"},
-    memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(256, _value_bytes)),
+    memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_value_bytes)),
     contents=_contents,
     keeps_provenance=True,
 )
