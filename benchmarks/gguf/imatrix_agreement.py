@@ -39,7 +39,7 @@ def second_moments(model: Model, chunks: np.ndarray, folder: Path) -> dict[str, 
     """Diagonals of the second moment of every matrix's inputs, by kanna's calibration."""
     count = len(chunks)
     windows = CalibrationWindows(
-        ids=chunks, domains=[""] * count, held=np.zeros(count, np.bool_), held_text=""
+        ids=chunks, domains=[""] * count, held=np.zeros(count, np.bool_), held_texts=[]
     )
     sites = run(model, windows, folder, {}, widest=4096, device="cpu", progress=Silent())
     return statistics.Statistics(folder, {"sites": sites}).weights

@@ -10,7 +10,7 @@ from benchmarks.common.workload import Workload
 
 from kanna._util.progress import Silent
 from kanna.calibration import HELD_TEXT, statistics
-from kanna.conversion.nbits import HEAD
+from kanna.conversion.nbits_sizes import HEAD
 from kanna.optimization.adapters.onnx import ONNXAdapter
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import measure
