@@ -4,12 +4,13 @@
     python -m benchmarks.gguf.plan_peers --peers quantprobe,pollard --pollard pollard-weights/tools
 
 auto-round tunes the rounding of every block by signed gradient descent (`iters 200`, `alg_ext`: its
-best recipe), or searches scales (`iters 0`); quantprobe crushes bands of layers to 2 bits, measures
-each, and protects the worst; Pollard Weights does so by kind of matrix and fills a budget. All read
-the calibration text that kanna's statistics are made from; the two that take an importance matrix
-get llama-imatrix's of it. Ours is the plan of `kanna optimize` within the peer's bytes, its values
-by `gptq`, nothing tuned. Scored as in optimize_quality.py. The tools of PyPI live in environments
-of their own, made on first use; Pollard Weights is on GitHub alone, and is run from its checkout.
+best recipe), or searches scales (`iters 0`), on the calibration text that kanna's statistics are
+made from. quantprobe crushes bands of layers to 2 bits, measures each, and protects the worst;
+Pollard Weights does so by kind of matrix and fills a budget: both get llama-imatrix's matrix of
+that text, and measure on the windows that are held out of it. Ours is the plan of `kanna optimize`
+within the peer's bytes, its values by `gptq`, nothing tuned. Scored as in optimize_quality.py. The
+tools of PyPI live in environments of their own, made on first use; Pollard Weights is on GitHub
+alone, and is run from its checkout.
 
 A file that a peer has finished is taken from the cache in the next run, with the command that made
 it and what that took in a JSON file beside its folder. A peer that fails ends none of the others.
@@ -78,7 +79,7 @@ class PeerTools:
         """The one file that it recommends."""
         folder = self.folder / "quantprobe"
         command = [_environment("quantprobe") / "quantprobe", "probe", "--gguf", self.work.path]
-        command += ["--eval", self.work.calibration_text().plain, "--imatrix", self.matrix]
+        command += ["--eval", self.held_out(), "--imatrix", self.matrix]
         command += ["--llama-dir", llamacpp.tool("llama-quantize").parent, "--ngl", 0]
         command += ["--workdir", folder, "--apply", "--out", folder / "out.gguf", "--yes"]
         yield "recommended", *self._made(folder, command)
@@ -88,12 +89,11 @@ class PeerTools:
         if self.pollard is None:
             raise SystemExit("--pollard: say where its scripts are")
         folder = self.folder / "pollard-sensitivity"
-        text = self.work.calibration_text().plain
         quantize = llamacpp.tool("llama-quantize")
         common = ["--gguf", self.work.path, "--imatrix", self.matrix, "--llama-quantize", quantize]
         command = [sys.executable, self.pollard / "pollard_sensitivity.py", *common]
         command += ["--llama-perplexity", llamacpp.tool("llama-perplexity")]
-        command += ["--eval", text, "--out", folder / "sensitivity.json"]
+        command += ["--eval", self.held_out(), "--out", folder / "sensitivity.json"]
         measured, sensitivity = self._made(folder, command, "json")
         for preset in BUDGETS:
             memory = self._preset_bytes(preset) / POLLARD_SHARE / 1e9
@@ -108,6 +108,13 @@ class PeerTools:
     def folder(self) -> Path:
         """Where the files of all peers lie, a folder for each."""
         return self.work.folder / "peers"
+
+    def held_out(self) -> Path:
+        """What no statistics are made from: both tools ask for such a text to measure on."""
+        path = self.folder / "held-out.txt"
+        self.folder.mkdir(exist_ok=True)
+        path.write_text(self.work.windows.held_text, encoding="utf-8")
+        return path
 
     def _preset_bytes(self, preset: str) -> int:
         """What llama-quantize's file of a preset takes."""
@@ -127,7 +134,7 @@ class PeerTools:
         Raises:
             RuntimeError: The command failed, or left no such file.
         """
-        words = [str(part) for part in command]
+        words, threads = [str(part) for part in command], str(self.work.threads)
 
         def files() -> list[Path]:
             return sorted(folder.rglob(f"*.{suffix}"), key=lambda path: path.stat().st_size)
@@ -135,7 +142,9 @@ class PeerTools:
         def make() -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            run = processes.run(words, children=True, cwd=None, **environment)
+            run = processes.run(
+                words, children=True, cwd=None, LLAMA_ARG_THREADS=threads, **environment
+            )
             if not files():
                 raise RuntimeError(f"{words[0]} ended without a .{suffix} in {folder}")
             return asdict(run)
