@@ -32,6 +32,8 @@ VERBS = (
     "embed ADAPTER once",
     "serve ADAPTER",
     "package ADAPTER --to compose -o out",
+    "selftest ADAPTER",
+    "pull ./ADAPTER",
     "push oci://localhost:1/name:v1 ADAPTER",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -311,7 +312,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], type[KannaError], str]] = {
         UnsupportedError,
         "lora_E",
     ),
-    "not a number": (_with(FIRST, (4, 256), np.nan), FormatError, "NaN"),
+    "not a number": (_with(FIRST, (4, 256), np.nan), FormatError, rf"NaN.* in {re.escape(FIRST)}"),
 }
 
 

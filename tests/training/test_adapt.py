@@ -82,7 +82,7 @@ def test_it_lowers_the_held_out_loss_and_says_so(home: Path, trained: AdaptResul
     assert trained.examples["train"] == 36 and trained.examples["held_out"] == 4
     assert trained.examples["duplicates"] == 1
     out = home / "out"
-    reports = {"report.json", "report.html", "held-out.jsonl", "learned.json"}
+    reports = {"report.json", "report.html", "held-out.jsonl", "learned.json", "base.json"}
     names = {"adapter_config.json", "adapter_model.safetensors", *reports}
     assert {p.name for p in out.iterdir()} == names
     report = json.loads((out / "report.json").read_text())

@@ -20,6 +20,11 @@ class Factor(Protocol):
     """One of the two thin matrices of a low-rank change, read in row blocks."""
 
     @property
+    def name(self) -> str:
+        """Of the tensor that it is read from."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
         ...
@@ -34,6 +39,11 @@ class Transposed:
     """A stored matrix with rows and columns exchanged; the whole of it is read each time."""
 
     inner: Factor
+
+    @property
+    def name(self) -> str:
+        """Of the stored matrix."""
+        return self.inner.name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,6 +139,8 @@ class LoraAdapter:
         path: Its folder.
         layout: Who saves adapters like this one: `PEFT` or `mlx-lm`.
         base: The base model that it names, or "".
+        revision: The revision of it that it names, or "".
+        architecture: The class of its base in transformers that it names, or "".
         low_rank: Module → its low-rank change.
         bias: Module → what is added to its bias, with the factor.
         replaced: Tensor → all of its values, trained in full.
@@ -146,6 +158,8 @@ class LoraAdapter:
     path: Path
     layout: str
     base: str = ""
+    revision: str = ""
+    architecture: str = ""
     low_rank: dict[str, LowRank] = field(default_factory=dict[str, LowRank])
     bias: dict[str, tuple[Tensor, float]] = field(default_factory=dict[str, tuple[Tensor, float]])
     replaced: dict[str, Tensor] = field(default_factory=dict[str, Tensor])

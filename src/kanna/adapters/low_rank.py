@@ -45,7 +45,8 @@ class RecentFactors:
                 self._kept.move_to_end(id(change))
                 return held[1]
         factors = Factors(_whole(change.left), _whole(change.right))
-        refuse_nonfinite(factors.left, factors.right)
+        refuse_nonfinite(change.left, factors.left)
+        refuse_nonfinite(change.right, factors.right)
         with self._lock:
             self._kept[id(change)] = change, factors  # which keeps the change, and so its number
             while len(self._kept) > _MOST:
@@ -78,16 +79,21 @@ def stretch(x: F32, magnitude: Tensor, start: int, stop: int) -> None:
         wanted = magnitude.rows(0, 1)[0, start:stop]
     else:
         wanted = magnitude.rows(start, stop)[:, 0]
-    refuse_nonfinite(wanted)
+    refuse_nonfinite(magnitude, wanted)
     length = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1)).astype(np.float32)
     x *= (wanted / np.maximum(length, np.finfo(np.float32).tiny))[:, None]
 
 
-def refuse_nonfinite(*arrays: F32) -> None:
-    """Raise FormatError where a value is NaN or infinite."""
-    if not all(np.isfinite(a).all() for a in arrays):
+def refuse_nonfinite(stored: Factor, values: F32) -> None:
+    """Raise FormatError where a value is NaN or infinite.
+
+    Args:
+        stored: Where the values are from, for the error.
+        values: All of them, or some.
+    """
+    if not np.isfinite(values).all():
         raise FormatError(
-            "the adapter holds NaN or infinite values",
+            f"the adapter holds NaN or infinite values in {stored.name}",
             expected="finite values",
             todo="train it again, with a lower learning rate or in bfloat16",
         )

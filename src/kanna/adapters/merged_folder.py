@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from kanna.adapters.base import LoraAdapter, NewRows
+from kanna.adapters.base_model import check_base
 from kanna.adapters.low_rank import RecentFactors, added, stretch
-from kanna.adapters.placing import EMBEDDING, HEAD, Change, check_base, place
+from kanna.adapters.placing import EMBEDDING, HEAD, Change, place
 from kanna.errors import UnsupportedError
 from kanna.families import text_name
 from kanna.formats.base import FLOATS

@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from kanna import encodings, families
 from kanna.adapters.base import LoraAdapter, LowRank
+from kanna.adapters.base_model import check_base
 from kanna.adapters.low_rank import RecentFactors
 from kanna.adapters.merged_folder import Merged, quantized_notes
-from kanna.adapters.placing import EMBEDDING, HEAD, Change, check_base, place
+from kanna.adapters.placing import EMBEDDING, HEAD, Change, place
 from kanna.errors import UnsupportedError
 from kanna.formats.base import FLOATS
 from kanna.model import Model, num_weights

@@ -49,6 +49,8 @@ def read(given: str, path: Path, files: Mapping[str, Path]) -> LoraAdapter:
         path=path,
         layout=LAYOUT.title,
         base=config.base,
+        revision=config.revision,
+        architecture=config.architecture,
         ties=config.ties,
         alpha=config.alpha,
         weight_files=[files[LAYOUT.weights], files[names.CONFIG]],

@@ -54,6 +54,8 @@ class PeftConfig:
         self._config, self._given = config, given
         self._refuse()
         self.base = config.get("base_model_name_or_path", text(4096), "")
+        self.revision = config.get("revision", text(256), "")
+        self.architecture = config.part("auto_mapping").get("base_model_class", text(256), "")
         self.ties = config.get("ensure_weight_tying", FLAG, False)
         self.alpha = config.get("lora_alpha", number(), 8.0)
         self._rank = config.get("r", _RANK, 8)

@@ -14,7 +14,6 @@ from kanna.sources import Source
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-_VARIANT = re.compile(r"[-_.]?(?:unsloth[-_]?)?(?:bnb[-_]?)?(?:4|8)[-_]?bit$", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -71,37 +70,6 @@ def place(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> dict[str
                 raise _misshapen(adapter, name, bias.shape, tensors[name].shape)
             changes.setdefault(name, Change()).added.append((bias, scale * weight))
     return changes
-
-
-def check_base(source: Source, adapters: list[tuple[LoraAdapter, float]]) -> list[str]:
-    """Notes on bases that adapters name otherwise than this one is called.
-
-    Raises:
-        SourceError: Both are names on the hub, and another model's.
-    """
-    notes: list[str] = []
-    own = source.given.partition("@")[0]
-    for adapter, _ in adapters:
-        if not adapter.base or _plain(adapter.base) in (_plain(own), _plain(source.name)):
-            continue
-        what = f"{adapter.given} was trained on {adapter.base}, this is {source.name}"
-        if source.revision is not None and adapter.base.count("/") == 1:
-            raise SourceError(
-                what,
-                expected=adapter.base,
-                todo=f"give {adapter.base}; or download {own} and give its folder, if it is the "
-                "same model under another name",
-            )
-        notes.append(f"{what}: shapes agree, and whether it is the same model is for you to know")
-    return notes
-
-
-def _plain(name: str) -> str:
-    """A model's name without owner, capitals and marks of a quantized copy."""
-    last = name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].lower()
-    while (shorter := _VARIANT.sub("", last)) != last:
-        last = shorter
-    return last
 
 
 def _replaced(adapter: LoraAdapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

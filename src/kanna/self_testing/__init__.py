@@ -22,7 +22,7 @@ from kanna.checks import Check
 from kanna.errors import FormatError, GateError, MissingError, NotFoundError, UsageError
 from kanna.runtimes.base import Engine
 from kanna.self_testing import expectations, runner
-from kanna.sources import locate
+from kanna.sources import adapter, locate
 
 __all__ = ["SelftestResult", "selftest"]
 
@@ -102,6 +102,7 @@ def selftest(
 
     Raises:
         UsageError: There are no expectations.
+        UnsupportedError: It is an adapter.
         SourceError: There is no such file.
         MissingError: Its runtime is not installed here.
     """
@@ -115,6 +116,7 @@ def selftest(
     if write:
         return _write(location, file, threads, begin)
     if not file.is_file():
+        adapter.refuse_path(location)
         raise UsageError(
             f"there are no expectations at {file}",
             todo=f"where it was proved: kanna selftest {location} --write",

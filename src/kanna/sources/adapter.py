@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kanna._util.typed import text
 from kanna.errors import FormatError, SourceError, UnsupportedError
-from kanna.formats import folder_files
+from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import read_object
 
 CONFIG = "adapter_config.json"
@@ -66,6 +66,17 @@ def refuse_folder(path: Path) -> None:
     """
     if path.is_dir():
         refuse(folder_files.files(path), str(path))
+
+
+def refuse_path(path: Path) -> None:
+    """Raise UnsupportedError where a path is an adapter and no model, in a folder or as a GGUF.
+
+    Args:
+        path: What the user named as a model.
+    """
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        refuse_gguf(gguf.read(path).value("general.type"), str(path))
+    refuse_folder(path)
 
 
 def is_adapter(files: Mapping[str, Path]) -> bool:

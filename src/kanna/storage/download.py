@@ -93,6 +93,7 @@ def pull(
 
     Raises:
         SourceError: There is no such model, or it cannot be fetched.
+        UnsupportedError: A path is one of an adapter.
         RefusedError: The registry sends something else than it promised.
         GateError: It is not signed by the owner of the key, or no variant fits.
     """
@@ -137,7 +138,7 @@ def _free_memory() -> int:
 def _of_reference(model: str | Path, revision: str | None, progress: Progress) -> PullResult:
     """Fetch a model that is in no registry."""
     from kanna._util.nearest import absent
-    from kanna.sources import hub, hub_files, locate, references
+    from kanna.sources import adapter, hub, hub_files, locate, references
 
     reference = references.parse(model, revision)
     if reference.kind == "hub":
@@ -149,6 +150,8 @@ def _of_reference(model: str | Path, revision: str | None, progress: Progress) -
         path, commit = locate(model, progress=progress), None
     if not path.exists():
         raise NotFoundError(absent(reference.given), expected=references.FORMS)
+    if reference.kind != "hub":  # adapters on the hub are fetched, for verbs that take them
+        adapter.refuse_path(path)
     return PullResult(
         reference=reference.given, path=str(path), num_bytes=size_of(path), revision=commit
     )

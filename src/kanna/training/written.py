@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kanna import __version__
 from kanna._util.atomic import write_json, write_text
+from kanna.adapters import base_model
 from kanna.provenance import SOURCE_HASHES
 from kanna.report import adapt_page
 from kanna.report.write import plain
@@ -23,7 +24,7 @@ HELD_OUT_PAIRS = "held-out-pairs.jsonl"
 
 
 def adapter(job: AdapterJob, save: Callable[[Path], None], folder: Path) -> None:
-    """Write the adapter, and what it learned and did not.
+    """Write the adapter, which base it is of, and what it learned and did not.
 
     Args:
         job: The run.
@@ -34,6 +35,7 @@ def adapter(job: AdapterJob, save: Callable[[Path], None], folder: Path) -> None
     wanted = objectives.get(job.settings.objective).wanted(job.split.held_out)
     write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
     learned.write(folder, job.split.training)
+    base_model.write(folder, job.source)
     if job.settings.objective in objectives.PAIRS:
         pairs = "".join(f"{e.to_json()}\n" for e in job.split.held_out)
         write_text(folder / HELD_OUT_PAIRS, pairs)

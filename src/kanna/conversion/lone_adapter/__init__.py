@@ -12,7 +12,8 @@ from pathlib import Path
 
 from kanna import adapters, encodings, provenance
 from kanna._util import locks, own_files, plugins, special_files
-from kanna.adapters.placing import EMBEDDING, HEAD, check_base, place
+from kanna.adapters.base_model import check_base
+from kanna.adapters.placing import EMBEDDING, HEAD, place
 from kanna.conversion.base import (
     ConversionRequest,
     ConvertResult,
