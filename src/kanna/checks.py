@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kanna._util.results import Result, ResultTable
+from kanna.errors import KannaError, MissingError
 
 GATE = ".gate.json"
 """What the name of a gate report adds to that of its file."""
@@ -44,6 +45,15 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """The check as JSON has it."""
         return asdict(self)
+
+
+def verdict(error: KannaError) -> bool | None:
+    """The `ok` of a check that an error ended: None where it says nothing of the file.
+
+    Args:
+        error: A package, a device or memory that is not here, or what is wrong with the file.
+    """
+    return None if isinstance(error, MissingError) else False
 
 
 def gate_status(checks: Iterable[Check]) -> str:

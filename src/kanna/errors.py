@@ -16,6 +16,7 @@ KannaError                 exit 1
 ├── OutputError            the artefact cannot be written (exists, no space, read-only)
 ├── GateError              an artefact was checked and is not right
 └── MissingError           exit 3   needs an extra or hardware that is not here
+    └── KilledError        the system ended a process of ours, for want of memory (a CrashError too)
 """
 
 from __future__ import annotations
@@ -106,3 +107,7 @@ class MissingError(KannaError):
     """An extra or hardware is needed that is not here."""
 
     exit_code = 3
+
+
+class KilledError(CrashError, MissingError):
+    """The system ended a process of ours, for want of memory: that says nothing of a file."""

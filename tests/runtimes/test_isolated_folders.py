@@ -98,11 +98,12 @@ def test_a_crash_is_an_error_and_the_next_call_loads_again(
 
 
 @pytest.mark.parametrize(
-    ("action", "sign", "words"),
+    ("action", "sign", "words", "status"),
     [
-        ("open", signal.SIGABRT, "SIGABRT"),
-        ("tokenize", signal.SIGSEGV, "SIGSEGV"),
-        ("logits", signal.SIGKILL, "memory"),
+        ("open", signal.SIGABRT, "SIGABRT", "failed"),
+        ("tokenize", signal.SIGSEGV, "SIGSEGV", "failed"),
+        ("open", signal.SIGKILL, "memory", "unprovable"),
+        ("logits", signal.SIGKILL, "memory", "unprovable"),
     ],
 )
 def test_the_gate_outlives_a_runtime_that_dies(
@@ -112,11 +113,13 @@ def test_the_gate_outlives_a_runtime_that_dies(
     action: str,
     sign: signal.Signals,
     words: str,
+    status: str,
 ) -> None:
+    """Who is killed for want of memory says nothing of the file, which is not called failed."""
     dying(monkeypatch, action, sign)
     result = verify(source, artefact, threads=1)
-    assert result.status == "failed"
-    assert words in " ".join(c.detail for c in result.checks if c.ok is False)
+    assert result.status == status
+    assert words in " ".join(c.detail for c in result.checks if not c.ok)
 
 
 def test_an_evaluation_ends_with_a_reason(

@@ -100,6 +100,15 @@ def end_all(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
+def was_killed(code: int | None) -> bool:
+    """Whether a process that ended with this code was ended by the system or by somebody else.
+
+    Args:
+        code: Its return code; None while it runs.
+    """
+    return code == -getattr(signal, "SIGKILL", 9)
+
+
 def run(
     command: Sequence[str], *, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.interpreter import SAFE_VARIABLES, module_command
+from kanna._util.processes import was_killed
 from kanna.chat_templates import LIMIT
-from kanna.errors import FormatError, KannaError, TemplateLimitError
+from kanna.errors import FormatError, KannaError, MissingError, TemplateLimitError
 
 SECONDS = 2.0
 """Processor time of one rendering; the median of templates in use takes a ten-thousandth of it."""
 MAX_TEMPLATE = 1 << 20
 """Characters: more than any template in use; a longer one is not parsed."""
-_WAIT = 10.0
-"""Seconds by the clock, for a machine that is busy, or has no timer of processor time."""
+_HAS_TIMER = hasattr(signal, "setitimer")
+_WAIT = 300.0 if _HAS_TIMER else 10.0
+"""Seconds by the clock. Where the kernel counts processor time, that alone judges a template:
+on a busy machine one that takes a millisecond may wait for its turn for a long time."""
 _START = 60.0
 _MAX_PROCESSES = 4
 _KEPT = ("PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
@@ -91,10 +95,12 @@ class RenderProcess:
 
     def ended_by_time(self) -> bool:
         """Whether the clock or the kernel ended it for the time that it took."""
-        import signal
-
         timers = {-int(getattr(signal, name, 0)) for name in ("SIGPROF", "SIGXCPU")}
         return self.late or self.child.wait() in timers - {0}
+
+    def ended_by_machine(self) -> bool:
+        """Whether it is no fault of the template: the machine had no memory, or no time, for it."""
+        return _HAS_TIMER and (self.late or was_killed(self.child.wait()))
 
     def kill(self) -> None:
         """End it."""
@@ -122,6 +128,7 @@ class RenderPool:
 
         Raises:
             TemplateLimitError: The process did not survive it.
+            MissingError: The system ended it, or gave it no time.
         """
         with self._turns:
             process = self._take()
@@ -130,6 +137,13 @@ class RenderPool:
             except BaseException:  # Ctrl-C: what it answers later is nobody's
                 process.kill()
                 raise
+            if answer is None and process.ended_by_machine():
+                process.kill()
+                raise MissingError(
+                    "the process that renders chat templates was killed by the system, or got no "
+                    f"processor time in {_WAIT:.0f} s",
+                    todo="free memory, or end other programs, and run the command again",
+                )
             if answer is None:
                 reason = (
                     "does not end in the time for it"
@@ -175,6 +189,7 @@ def render(template: str, variables: dict[str, Any], *, seconds: float | None = 
 
     Raises:
         TemplateLimitError: It takes more time, memory, steps or text than a template may.
+        MissingError: The system ended the process, or gave it no time.
         FormatError: It is broken or raises.
     """
     if len(template) > MAX_TEMPLATE:

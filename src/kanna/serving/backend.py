@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from kanna.errors import KannaError, TemplateLimitError
+from kanna.errors import KannaError, MissingError, TemplateLimitError
 from kanna.formats.file_states import FileStates
 from kanna.serving import engines
 from kanna.serving.admission import AdmissionQueue
@@ -85,7 +85,8 @@ class Backend:
         """Render a chat under limits, where the engine's own program would render it without.
 
         Raises:
-            ApiError: 400: the template takes more than it may, or the chat would end the engine.
+            ApiError: 400: the template takes more than it may, or the chat would end the engine;
+                503: this machine has no memory or no time for it.
         """
         check = self._chat_check
         if check is None:
@@ -101,6 +102,8 @@ class Backend:
             await asyncio.get_running_loop().run_in_executor(_rendering, check.check, body)
         except TemplateLimitError as error:
             raise ApiError(400, error.found, code="chat_template_limit") from None
+        except MissingError as error:
+            raise ApiError(503, error.found) from None
 
     def _new_process(self, role: str) -> EngineProcess:
         # Roles map the same file: which of them copies the weights is the engine's affair.

@@ -39,6 +39,7 @@ def render(
 
     Raises:
         TemplateLimitError: The template takes more time, memory, steps or text than it may.
+        MissingError: This machine has no memory or no time for it.
         FormatError: The template is broken or refuses the messages.
     """
     given = variables_of(

@@ -13,8 +13,8 @@ from kanna._util.bars import shown
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.adapters import AdapterWeights, LoraAdapter, merged_source, open_adapters
-from kanna.checks import Check, Retention, VerifyResult
-from kanna.errors import FormatError, KannaError, MissingError, NotFoundError, UsageError
+from kanna.checks import Check, Retention, VerifyResult, verdict
+from kanna.errors import FormatError, KannaError, NotFoundError, UsageError
 from kanna.evaluation.reference import (
     open_for_scoring,
     open_reference,
@@ -261,7 +261,8 @@ def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check
         written, metadata = _read(artefact)
         beside = [format.check_beside(artefact)] if format and format.check_beside else []
     except KannaError as error:
-        return [Check(name="file", ok=False, detail="; ".join(str(error).splitlines()))]
+        detail = "; ".join(str(error).splitlines())
+        return [Check(name="file", ok=verdict(error), detail=detail)]
     return [
         *tensors.check(model.tensors, written, progress, tuned=provenance.TUNING in metadata),
         _context(model, metadata),
@@ -332,7 +333,7 @@ def _check_in_runtime(
             checks = [check(source, model, engine) for check in _ENGINE_CHECKS]
             prompts = parity.prompts(engine, model)
     except FormatError as error:
-        return [Check(name=f"loads in {runtime.name}", ok=False, detail=error.found)]
+        return [Check(name=f"loads in {runtime.name}", ok=verdict(error), detail=error.found)]
     case = _ParityCase(
         source=source,
         model=model,
@@ -383,9 +384,7 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
                 with case.runtime.open(case.artefact, threads=threads, context=context) as own:
                     checks.append(parity.same(engine, own, case.prompts[0], case.runtime.name))
         return checks + independent.check(case.source, reference.path, threads)
-    except MissingError as error:
-        return [Check(name="logits", ok=None, detail=error.found)]
     except KannaError as error:
-        return [Check(name="logits", ok=False, detail=error.found)]
+        return [Check(name="logits", ok=verdict(error), detail=error.found)]
     finally:
         progress.finish()

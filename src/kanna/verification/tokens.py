@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util import extras
-from kanna.checks import Check
+from kanna.checks import Check, verdict
 from kanna.errors import FormatError, KannaError, MissingError, TemplateLimitError
 from kanna.formats import gguf
 from kanna.generation import chat_ids
@@ -191,8 +191,8 @@ def check_template(source: Source, model: Model, engine: Engine) -> Check:
     try:
         actual = [_outcome(engine.chat_template, engine, *case) for case in cases]
         expected, by = _expected(source, template, engine, cases)
-    except TemplateLimitError as error:
-        return Check(name="chat template", ok=False, detail=error.found)
+    except (TemplateLimitError, MissingError) as error:
+        return Check(name="chat template", ok=verdict(error), detail=error.found)
     for a, b in zip(expected, actual, strict=True):
         if a != b:
             return Check(name="chat template", ok=False, detail=f"{a!r} became {b!r}, {by}"[:400])
@@ -282,7 +282,8 @@ def check_stop(source: Source, model: Model, engine: Engine) -> Check:
         for _ in engine.generate(ids, max_tokens=48):
             pass
     except KannaError as error:
-        return Check(name="end of turn", ok=False, detail=f"a conversation fails: {error.found}")
+        detail = f"a conversation fails: {error.found}"
+        return Check(name="end of turn", ok=verdict(error), detail=detail)
     ended = (
         f"an answer ended after {engine.last.tokens} tokens"
         if engine.last.reason == "eog"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna._util.progress import Progress
-from kanna.checks import Check
+from kanna.checks import Check, verdict
 from kanna.errors import KannaError, MissingError
 from kanna.evaluation.reference import reference_gguf
 from kanna.families import towers
@@ -93,13 +93,8 @@ def check(
     try:
         beside = text or reference_gguf(source.path, progress=progress)
     except KannaError as error:
-        return [*checks, Check(name=_READS, ok=_failed(error), detail=error.found)]
+        return [*checks, Check(name=_READS, ok=verdict(error), detail=error.found)]
     return [*checks, _reads(beside, artefact, side, threads)]
-
-
-def _failed(error: KannaError) -> bool | None:
-    """What an error makes of a check: not made where something is not installed."""
-    return None if isinstance(error, MissingError) else False
 
 
 def _reads(text: Path, artefact: Path, side: int, threads: int) -> Check:

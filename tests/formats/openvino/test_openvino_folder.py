@@ -16,6 +16,7 @@ from helpers import engine_artefacts, tiny_models
 from helpers.gateways import local
 
 from kanna import bench, convert, evaluate, formats, generate, inspect, verify
+from kanna.formats.openvino import tokenizers
 from kanna.generation import close
 
 for _package in ("openvino", "openvino_genai", "openvino_tokenizers", "torch"):
@@ -123,6 +124,17 @@ def test_the_gate_proves_it_and_refuses_another(
     }
     tiny_models.make("smollm", tmp_path / "other", seed=1)
     assert verify(tmp_path / "other", artefact, threads=1).status == "failed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+def test_graphs_whose_process_the_system_ends_are_not_called_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in tokenizers.graphs.TOKENIZERS:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(tokenizers, "module_command", lambda *_: ["sh", "-c", "kill -KILL $$"])
+    checked = tokenizers.check(tmp_path)
+    assert checked.ok is None and "want of memory" in checked.detail
 
 
 def test_verbs_take_it(source: Path, artefact: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from kanna._util.extras import command
 from kanna._util.interpreter import module_command
-from kanna._util.processes import started
+from kanna._util.processes import started, was_killed
 from kanna.checks import Check
-from kanna.errors import KannaError, MissingError, UnsupportedError
+from kanna.errors import KannaError, KilledError, MissingError, UnsupportedError
 from kanna.formats.openvino import graphs
 
 NEEDED = ("openvino", "openvino_tokenizers", "transformers")
@@ -86,7 +86,10 @@ def check(folder: Path) -> Check:
         return Check(name=_CHECK, ok=False, detail=detail)
     if absent := [name for name in NEEDED[:2] if importlib.util.find_spec(name) is None]:
         return Check(name=_CHECK, ok=None, detail=f"{absent[0]} is not here: {command('openvino')}")
-    answer, problem = _ask({"folder": str(folder.absolute()), "texts": list(_TEXTS)})
+    try:
+        answer, problem = _ask({"folder": str(folder.absolute()), "texts": list(_TEXTS)})
+    except KilledError as error:
+        return Check(name=_CHECK, ok=None, detail=error.found)
     if problem:
         return Check(name=_CHECK, ok=False, detail=f"its graphs cannot be run: {problem}")
     differing, lost = answer
@@ -105,6 +108,11 @@ def _ask(task: Mapping[str, Any]) -> tuple[Any, str]:
         module_command("kanna.formats.openvino.tokenizer_worker", json.dumps(task))
     ) as child:
         output, complaints = child.communicate()
+    if was_killed(child.returncode):
+        raise KilledError(
+            "openvino-tokenizers was killed by the system, most likely for want of memory",
+            todo="free memory, and run the command again",
+        )
     if child.returncode:
         last = next((s for s in reversed(complaints.splitlines()) if s.strip()), "no message")
         return None, last.strip()[:300]

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from kanna import errors
 from kanna._util.interpreter import module_command
-from kanna._util.processes import environment
-from kanna.errors import CrashError, KannaError
+from kanna._util.processes import environment, was_killed
+from kanna.errors import CrashError, KannaError, KilledError
 from kanna.runtimes.isolation.shared_memory import SharedMemory
 
 # A child whose model was freed waits for the next one: it has the libraries loaded already.
@@ -135,8 +135,8 @@ class Child:
         code = self._process.wait()
         text = self._last_words()
         self.kill()
-        if code == -getattr(signal, "SIGKILL", 9):
-            return CrashError(
+        if was_killed(code):
+            return KilledError(
                 f"{doing} was killed by the system, most likely for want of memory",
                 todo="free memory, or use a smaller --context or model",
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kanna.chat_templates import pool
-from kanna.errors import FormatError, TemplateLimitError
+from kanna.errors import FormatError, MissingError, TemplateLimitError
 from kanna.serving.engines._chat_prompt import render_chat
 from kanna.serving.requests import pictures
 from kanna.tokenizer import templates
@@ -60,7 +60,7 @@ class ChatCheck:
         try:
             for body in _TRIED:
                 self.check(body)
-        except TemplateLimitError as error:
+        except (TemplateLimitError, MissingError) as error:
             self.problem = error.found
 
     def begins_beyond_its_end(self, body: dict[str, Any]) -> bool:
@@ -85,6 +85,7 @@ class ChatCheck:
 
         Raises:
             TemplateLimitError: The template takes more than it may.
+            MissingError: The machine has no memory or no time for it.
         """
         if self.problem:
             raise TemplateLimitError(self.problem)
