@@ -34,13 +34,15 @@ class StoredWeights:
     Attributes:
         sizes: Bytes of each tensor, by its name in the artefact.
         nbytes: Bytes of all of them, with what the container cannot do without.
-        rounds_activations: Whether its products read activations of 8 bits.
+        activation_bits: Of codes that products read, one range each; None: they read floats.
+        rounded_inputs: Which products round the floats that they read, in words; "": none.
         half_activations: Whether its runtime computes in float16, which ends at 65504.
     """
 
     sizes: Mapping[str, int]
     nbytes: int
-    rounds_activations: bool = False
+    activation_bits: int | None = None
+    rounded_inputs: str = ""
     half_activations: bool = False
 
     @classmethod

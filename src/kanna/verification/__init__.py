@@ -373,7 +373,8 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
             precision = parity.Precision(
                 bits=parity.decisive_bits(case.artefact, case.model),
                 whole=parity.whole_bits(case.artefact, case.model),
-                rounded=stored.rounds_activations,
+                activations=stored.activation_bits,
+                inputs=stored.rounded_inputs,
             )
             checks = parity.check(
                 reference, engine, case.prompts, precision, threads=threads or default_threads()

@@ -62,12 +62,14 @@ class Precision:
     Attributes:
         bits: Bits per weight of its matrices, or of its layers' if fewer.
         whole: Bits per weight, as every verb reports them; None where that is not known.
-        rounded: Whether activations are in 8 bits too.
+        activations: Bits of the codes that activations have; None: they are floats.
+        inputs: Which products round the floats that they read, in words; "": none.
     """
 
     bits: float
     whole: float | None = None
-    rounded: bool = False
+    activations: int | None = None
+    inputs: str = ""
 
 
 def whole_bits(path: Path, model: Model) -> float | None:
@@ -102,6 +104,14 @@ def in_words(bits: float, whole: float | None) -> str:
         return f"{bits:.2f} bits per weight of its layers"
     words = f"{whole:.2f} bits per weight"
     return words + (f", {bits:.2f} in its layers" if whole - bits > _ALIKE else "")
+
+
+def precision_words(precision: Precision) -> str:
+    """`8.13 bits per weight and activations of 16`: what a divergence is bounded by."""
+    words = in_words(precision.bits, precision.whole)
+    if precision.activations is not None:
+        words += f" and activations of {precision.activations}"
+    return words + (f", {precision.inputs}" if precision.inputs else "")
 
 
 def stored_weights(path: Path) -> StoredWeights:
@@ -153,10 +163,10 @@ def check(
         precision: Bits of the artefact.
         threads: Threads that compare.
     """
-    bits, rounded = precision.bits, precision.rounded
+    bits = precision.bits
     limit = next(kl for least, kl in _KL if bits >= least)
     agree = next((share for least, share in _AGREE if bits >= least), None)
-    if rounded:
+    if precision.activations is not None:
         limit, agree = max(limit, _ROUNDED), None
     checks: list[Check] = []
     for prompt in prompts:
@@ -180,8 +190,7 @@ def check(
         share = float(scores.top1[clear].mean()) if clear.any() else 1.0
         ok = kl <= limit and (agree is None or share >= agree)
         detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at "
-        detail += in_words(bits, precision.whole)
-        detail += " and activations of 8" if rounded else ""
+        detail += precision_words(precision)
         detail += f"; next token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
         checks.append(
             Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else ""))

@@ -13,7 +13,7 @@ from kanna.encodings.grouped.nbits import parse
 from kanna.formats import folder_files
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
-from kanna.formats.onnx import constants, files
+from kanna.formats.onnx import activations, constants, files
 from kanna.formats.process_memory import ProcessMemory, tokenizer_bytes
 from kanna.model import Model
 from kanna.plan import onnx as presets
@@ -43,11 +43,15 @@ def _copied(name: str, encoding: str, size: int) -> float:
 def _weights(path: Path) -> StoredWeights:
     folder = files.read_folder(path)
     sizes: dict[str, int] = {}
-    for tensor in constants.tensors(files.load(folder.graph).graph):
+    graph = files.load(folder.graph).graph
+    for tensor in constants.tensors(graph):
         external = {e.key: e.value for e in tensor.external_data if tensor.data_location == 1}
         sizes[tensor.name] = int(external.get("length", 0)) or tensor.ByteSize()
     return StoredWeights(
-        sizes=sizes, nbytes=folder.nbytes, rounds_activations=files.rounds_activations(folder)
+        sizes=sizes,
+        nbytes=folder.nbytes,
+        activation_bits=activations.code_bits(graph),
+        rounded_inputs=activations.rounded_inputs(graph),
     )
 
 

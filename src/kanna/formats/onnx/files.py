@@ -300,11 +300,3 @@ def rope_edge(graph: Path) -> int:
             )
         longest = max(longest, int(edge))
     return longest
-
-
-def rounds_activations(folder: Folder) -> bool:
-    """Whether matrix products of the graph read activations of 8 bits, with one range each."""
-    return any(
-        n.op_type in ("DynamicQuantizeLinear", "QuantizeLinear")
-        for n in load(folder.graph).graph.node
-    )
