@@ -48,3 +48,10 @@ def test_a_refusal_that_was_told_early_is_raised(
         disk.writing_behind(file.fileno(), 10) as wrote,
     ):
         wrote(file.write(bytes(20)))
+
+
+def test_what_others_tidy_away_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    told = disk.states([tmp_path / "kept", tmp_path / "gone"])
+    assert [(path.name, about.st_size) for path, about in told.items()] == [("kept", 5)]
+    assert disk.folder_size(tmp_path) == 5 and disk.folder_size(tmp_path / "gone") == 0

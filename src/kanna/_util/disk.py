@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator
+import stat
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kanna.errors import OutputError
@@ -26,9 +27,19 @@ def explain(error: OSError, path: Path) -> OutputError:
     )
 
 
+def states(paths: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """What the system tells of each path that is still there: others may tidy the same folder."""
+    results: dict[Path, os.stat_result] = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            results[path] = path.stat()
+    return results
+
+
 def folder_size(folder: Path) -> int:
     """Bytes of all files in a folder, which need not be there."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    results = states(folder.rglob("*"))
+    return sum(about.st_size for about in results.values() if stat.S_ISREG(about.st_mode))
 
 
 def sync_file(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kanna._util import verified
+from kanna._util.disk import states
 from kanna.errors import KannaError
 
 FAILURE = "failure"
@@ -48,7 +49,7 @@ def answer(
     if FAILURE in given:
         return str(given[FAILURE])
     verified.keep(path, json.dumps(given))
-    newest = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in newest[most:]:
+    about = states(path.parent.glob("*.json"))
+    for old in sorted(about, key=lambda p: about[p].st_mtime, reverse=True)[most:]:
         old.unlink(missing_ok=True)
     return parse(given)

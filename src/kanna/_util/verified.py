@@ -19,6 +19,7 @@ from typing import Any
 from kanna._util import folders, own_files
 from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
+from kanna._util.disk import states
 
 _SLICE = 1 << 22
 # Two changes within one tick of a file system's clock look like one.
@@ -149,6 +150,7 @@ def _write(place: Path, note: dict[str, Any]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     notes = [*place.parent.glob("*.json")]
     if len(notes) > _KEPT:
-        for old in sorted(notes, key=lambda p: p.stat().st_mtime)[: _KEPT // 2]:
+        about = states(notes)
+        for old in sorted(about, key=lambda p: about[p].st_mtime)[: _KEPT // 2]:
             old.unlink(missing_ok=True)
     write_text(place, json.dumps(note))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from kanna import sources
+from kanna._util.disk import states
 from kanna._util.folders import cache_folder
 from kanna.sources import packages
 from kanna.storage.base import StoredModel
@@ -34,14 +36,13 @@ def models() -> Iterator[StoredModel]:
 def num_bytes(path: Path) -> int:
     """Bytes that a file, or all files below a folder, take on the disk; links count nothing."""
     if path.is_file() or path.is_symlink():
-        return 0 if path.is_symlink() else _taken(path)
-    files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    return sum(_taken(p) for p in files)
+        return 0 if path.is_symlink() else _taken(path.stat())
+    files = (p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    return sum(map(_taken, states(files).values()))
 
 
-def _taken(path: Path) -> int:
+def _taken(about: os.stat_result) -> int:
     """Bytes of a file, less its holes; Windows does not tell those."""
-    about = path.stat()
     blocks = getattr(about, "st_blocks", None)
     # Below a megabyte a file may lie in its directory entry, and take no block of its own.
     if blocks is None or about.st_size < 1 << 20:

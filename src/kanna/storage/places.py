@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util import folders
+from kanna._util.disk import states
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.errors import UsageError
@@ -142,7 +143,8 @@ def _prunable() -> list[Removal]:
     for name in _DERIVED:
         if (own / name).is_dir() and any((own / name).iterdir()):
             removals.append(_removal(f"kanna's {name}", [own / name]))
-    if scratch := [p for p in own.glob("tmp*") if time.time() - p.stat().st_mtime > _SCRATCH_AGE]:
+    about, now = states(own.glob("tmp*")), time.time()
+    if scratch := [p for p, its in about.items() if now - its.st_mtime > _SCRATCH_AGE]:
         removals.append(_removal("interrupted fetches", scratch))
     return removals
 
