@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from kanna.optimization.context import Context, Workspace
 from kanna.optimization.correction import correction
 from kanna.optimization.correction.acceptance import EVALUATED
 from kanna.optimization.correction.deciding_text import deciding_windows, held_out_windows
+from kanna.optimization.correction.pass_text import PassText
+from kanna.optimization.correction.rounding import LayerRounding
 from kanna.optimization.kl_scorer import F64, HeldOutWindows, Window
 from kanna.plan import load
 
@@ -26,13 +30,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 KINDS = ("prose", "code", EVALUATED)
+SOURCE: dict[str, float] = dict.fromkeys(KINDS, 1.0)
 DECIDING: list[Window] = [(kind, [1, 2]) for kind in KINDS for _ in range(4)]
 
 
 class _Divergences:
-    """Stands for the runtime: so many nats on each window."""
+    """Stands for the runtime: so many nats on each window, of one trial after the other."""
 
-    def __init__(self, by_kind: dict[str, float]) -> None:
+    def __init__(self, *by_kind: dict[str, float]) -> None:
         self._by_kind, self.scored = by_kind, list[str]()
 
     def __enter__(self) -> _Divergences:
@@ -48,13 +53,9 @@ class _Divergences:
 
     def kl(self, path: Path) -> F64:
         self.scored.append(path.name)
-        trial = path.name.startswith(correction.TRIAL)
-        return np.array(
-            [
-                (self._by_kind[kind] if trial else 1.0) + i % 4 / 100
-                for i, (kind, _) in enumerate(DECIDING)
-            ]
-        )
+        trials = sum(name.startswith(correction.TRIAL) for name in self.scored)
+        nats = self._by_kind[min(trials, len(self._by_kind)) - 1] if trials else SOURCE
+        return np.array([nats[kind] + i % 4 / 100 for i, (kind, _) in enumerate(DECIDING)])
 
 
 @pytest.fixture
@@ -75,10 +76,10 @@ def subject(made: Any, tmp_path: Path) -> tuple[GGUFAdapter, Path, Path]:
 
 
 def corrected(
-    made: Any, subject: Any, monkeypatch: pytest.MonkeyPatch, by_kind: dict[str, float]
+    made: Any, subject: Any, monkeypatch: pytest.MonkeyPatch, *by_kind: dict[str, float]
 ) -> tuple[correction.CorrectionResult, list[str]]:
     adapter, plan, artefact = subject
-    scores = _Divergences(by_kind)
+    scores = _Divergences(*by_kind)
     monkeypatch.setattr(adapter, "scorer", lambda _: scores)
     result = correction.correct(adapter, plan, artefact, made.windows, DECIDING)
     assert result is not None
@@ -93,7 +94,7 @@ def test_what_is_closer_takes_its_place(
     size = artefact.stat().st_size
     result, scored = corrected(made, subject, monkeypatch, by_kind)
     assert result.kept and result.tensors > 10 and not result.worse
-    assert scored == ["plan.gguf", f"{correction.TRIAL}plan.gguf"]
+    assert scored[0] == "plan.gguf" and set(scored[1:]) == {f"{correction.TRIAL}plan.gguf"}
     assert 0 < artefact.stat().st_size - size <= GGUFAdapter.tuning_bytes
     assert load(plan).tuning == correction.FILE
     home = made.home
@@ -137,6 +138,36 @@ def test_one_kind_of_text_that_loses_leaves_all_as_it_was(
     assert left == {correction.STATE}
     told = json.loads(plan.with_name(correction.STATE).read_text())["result"]
     assert [kind["kind"] for kind in told["kinds"]] == list(KINDS)
+
+
+def test_the_closer_file_wins_with_learned_codes_or_without(
+    made: Any, subject: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, plan, artefact = subject
+    text = PassText(ids=made.windows.ids, summed=2, learned=3)
+    monkeypatch.setattr(PassText, "of", Mock(return_value=text))
+    monkeypatch.setattr(LayerRounding, "error", Mock(side_effect=itertools.count(0, -1)))
+    run = correction.run_pass(adapter, plan, artefact, made.windows, "key")
+    assert run is not None and run.learned == 2
+    assert any((run.changed[name] != rows).any() for name, rows in run.corrected.items())
+    monkeypatch.setattr(correction, "run_pass", Mock(return_value=run))
+    near, far, loses = SOURCE | {"prose": 0.3}, SOURCE | {"prose": 0.6}, SOURCE | {"code": 1.1}
+    for without, learned, wins in (
+        (far, near, run.changed),
+        (near, far, run.corrected),
+        (far, loses | {"prose": 0.1}, run.corrected),  # a lower mean is not all it takes
+    ):
+        for path in (plan, artefact):
+            shutil.copyfile(made.home / path.name, path)
+        plan.with_name(correction.STATE).unlink(missing_ok=True)
+        result, scored = corrected(made, subject, monkeypatch, without, learned)
+        assert result.kept and len(scored) == 3
+        assert bool(result.learned) == (wins is run.changed)
+        assert result.other is not None and f"{result.other:.5f} nats" in result.sentence()
+        tensors = families.load_model(kanna.open_source(artefact)).tensors
+        for name, rows in wins.items():
+            stored = tensors[name].raw(0, len(rows))
+            assert stored is not None and np.array_equal(stored, rows)
 
 
 def test_the_text_that_decides(made: Any, subject: Any) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from kanna.calibration import statistics
 from kanna.calibration.devices import CPU, serves
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
+from kanna.model import U8
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.correction import rounding
-from kanna.optimization.correction.acceptance import judge
+from kanna.optimization.correction.acceptance import Verdict, judge
 from kanna.optimization.correction.layers import CorrectionPass
 from kanna.optimization.correction.pass_text import PassText
 from kanna.optimization.correction.products import DAMPING, SHARE
@@ -48,7 +49,10 @@ class CorrectionResult:
         worse: Names of those that lose, for which the corrected artefact is not kept.
         kept: Whether it took the place of the other.
         tensors: Matrices whose values were chosen again.
-        learned: Layers whose codes were learned by what the layer gives.
+        learned: Layers whose codes were learned by what the layer gives; 0 where the file without
+            them is closer.
+        other: Mean KL divergence of that of both files that is farther: without learned codes
+            where `learned`, with them otherwise; None where no layer learned.
         device: Where both networks ran.
         remarks: What was done where the memory of that did not suffice.
     """
@@ -61,6 +65,7 @@ class CorrectionResult:
     kept: bool
     tensors: int
     learned: int = 0
+    other: float | None = None
     device: str = CPU
     remarks: list[str] = field(default_factory=list[str])
 
@@ -73,9 +78,13 @@ class CorrectionResult:
         end = "kept" if self.kept else "not kept"
         if self.worse:
             end += f", since {' and '.join(self.worse)} lost"
+        codes = f"learned the codes of {self.learned} layers"
+        if self.other is not None:
+            which = "without" if self.learned else "with"
+            codes += f" ({self.other:.5f} nats {which} learned codes)"
         return (
-            f"chose the values of {self.tensors} matrices again, learned the codes of "
-            f"{self.learned} layers: {self.before:.5f} → {self.after:.5f} nats, {end}"
+            f"chose the values of {self.tensors} matrices again, {codes}: "
+            f"{self.before:.5f} → {self.after:.5f} nats, {end}"
         )
 
 
@@ -98,8 +107,9 @@ def correct(
 ) -> CorrectionResult | None:
     """Correct the artefact of `plan`; None where there is nothing to correct.
 
-    Where acceptance.py has it, the artefact and its plan are replaced. An earlier result for the
-    same artefact is used again; an interrupted pass goes on with the layer it was at.
+    Where acceptance.py has it, the artefact and its plan are replaced: by the closer file of those
+    with learned codes and without. An earlier result for the same artefact is used again; an
+    interrupted pass goes on with the layer it was at.
 
     Args:
         adapter: The format, with a scorer, for the calibrated source.
@@ -108,38 +118,30 @@ def correct(
         windows: The calibration text.
         deciding: Windows of every kind of text, that nothing was fitted to.
     """
-    file = plan.with_name(FILE)
     key, before = _key(adapter, windows, deciding), sha256(artefact)
-    saved, made = _saved(plan, key, adapter), None
+    saved = _saved(plan, key, adapter)
     result = saved.result if saved and before in (saved.before, saved.after) else None
     if result is not None and (not result.kept or saved and before == saved.after):
         return result
-    if result is None:
-        made = _rows(adapter, plan, artefact, windows, key + before)
-        if made is None:
-            return None
-    trial = artefact.with_name(f"{TRIAL}{artefact.name}")
-    trial_plan = plan.with_name(f"{TRIAL}plan") / plan.name  # its name is in the metadata
-    trial_plan.parent.mkdir(exist_ok=True)
+    trial = _Trial(adapter, plan, artefact)
     try:
-        shutil.copyfile(file, trial_plan.with_name(FILE))
-        load(plan).model_copy(update={"tuning": FILE}).save(trial_plan)
-        adapter.rewrite(trial_plan, trial, artefact)
-        if result is None:
-            tuning = load(trial_plan).tuned()
-            assert made is not None
-            scored = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
-            result = replace(scored, learned=made.learned, device=made.device, remarks=made.remarks)
-            outcome = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
+        if result is not None:
+            trial.write()
+        else:
+            made = run_pass(adapter, plan, artefact, windows, key + before)
+            if made is None:
+                return None
+            result = _closest(trial, made, deciding)
+            outcome = _Saved(
+                plan=sha256(plan), before=before, after=sha256(trial.artefact), result=result
+            )
             write_json(plan.with_name(STATE), {"key": key, **asdict(outcome)})
         if result.kept:
-            trial.replace(artefact)
-            trial_plan.replace(plan)
+            trial.replace()
         else:
-            file.unlink(missing_ok=True)
+            plan.with_name(FILE).unlink(missing_ok=True)
     finally:
-        trial.unlink(missing_ok=True)
-        shutil.rmtree(trial_plan.parent, ignore_errors=True)
+        trial.remove()
     return result
 
 
@@ -159,10 +161,39 @@ def take_up(
         load(plan).model_copy(update={"tuning": FILE}).save(plan)
 
 
-def _rows(
+class _Trial:
+    """A corrected artefact and its plan, beside those that they may take the place of."""
+
+    def __init__(self, adapter: Adapter, plan: Path, artefact: Path) -> None:
+        self.adapter, self._plan, self.before = adapter, plan, artefact
+        self.artefact = artefact.with_name(f"{TRIAL}{artefact.name}")
+        self._trial_plan = plan.with_name(f"{TRIAL}plan") / plan.name  # its name is in the metadata
+
+    def write(self, rows: Mapping[str, U8] | None = None) -> None:
+        """Write both, of these rows by tensor; None: of those of an earlier run."""
+        file = self._plan.with_name(FILE)
+        if rows is not None:
+            safetensors.save(file, {name + ROWS: data for name, data in rows.items()})
+        self._trial_plan.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, self._trial_plan.with_name(FILE))
+        load(self._plan).model_copy(update={"tuning": FILE}).save(self._trial_plan)
+        self.adapter.rewrite(self._trial_plan, self.artefact, self.before)
+
+    def replace(self) -> None:
+        """Let them take the place of the others."""
+        self.artefact.replace(self.before)
+        self._trial_plan.replace(self._plan)
+
+    def remove(self) -> None:
+        """Leave nothing of them."""
+        self.artefact.unlink(missing_ok=True)
+        shutil.rmtree(self._trial_plan.parent, ignore_errors=True)
+
+
+def run_pass(
     adapter: Adapter, plan: Path, artefact: Path, windows: CalibrationWindows, key: str
 ) -> CorrectionPass | None:
-    """The pass that came to the rows of the file that is written; None where there are none."""
+    """The pass over both networks, which has rows; None where there are none."""
     text = PassText.of(windows)
     if not text.learned:
         return None
@@ -177,20 +208,24 @@ def _rows(
         device=workspace.context.device,
         threads=workspace.context.workers,
     )
-    rows = held.run(workspace.context.progress)
-    if rows:
-        safetensors.save(plan.with_name(FILE), {name + ROWS: data for name, data in rows.items()})
-    held.clear()
-    return held if rows else None
+    return held if held.run(workspace.context.progress) else None
 
 
-def _scored(
-    adapter: Adapter, artefact: Path, trial: Path, deciding: Sequence[Window], tensors: int
-) -> CorrectionResult:
-    scorer = adapter.scorer(deciding)
+def _closest(trial: _Trial, made: CorrectionPass, deciding: Sequence[Window]) -> CorrectionResult:
+    """Score both files of a pass, with learned codes last; the one that wins is written then."""
+    scorer = trial.adapter.scorer(deciding)
     assert scorer is not None, "the format has no scorer"
+    versions = [made.corrected, made.changed] if made.learned else [made.changed]
     with scorer:
-        verdict = judge(deciding, scorer.kl(artefact), scorer.kl(trial))
+        before, verdicts = scorer.kl(trial.before), list[Verdict]()
+        for rows in versions:
+            trial.write(rows)
+            verdicts.append(judge(deciding, before, scorer.kl(trial.artefact)))
+    best = max(range(len(verdicts)), key=lambda n: (verdicts[n].kept, -verdicts[n].mean.after))
+    if best + 1 < len(versions):
+        trial.write(versions[best])
+    made.clear()
+    verdict = verdicts[best]
     return CorrectionResult(
         before=verdict.mean.before,
         after=verdict.mean.after,
@@ -198,7 +233,11 @@ def _scored(
         kinds=[asdict(one) for one in verdict.kinds],
         worse=[one.kind for one in verdict.worse],
         kept=verdict.kept,
-        tensors=tensors,
+        tensors=len(versions[best]),
+        learned=made.learned if best else 0,
+        other=verdicts[1 - best].mean.after if made.learned else None,
+        device=made.device,
+        remarks=made.remarks,
     )
 
 

@@ -39,6 +39,11 @@ T = TypeVar("T")
 _STATES = "states"
 
 
+def _files(index: int) -> tuple[str, str]:
+    """Where the rows of a layer are kept: corrected, and with learned codes."""
+    return f"layer-{index:05}", f"learned-{index:05}"
+
+
 class _ReachedSiteError(Exception):
     """The inputs of a site are there: the rest of the layer need not run."""
 
@@ -80,6 +85,7 @@ class CorrectionPass:
     Attributes:
         text: What both run.
         changed: Rows that have new values, by tensor.
+        corrected: The same as they were before codes were learned.
         learned: Layers whose codes were learned, and are closer for it.
         device: Where both networks run, from the beginning.
         remarks: What was done where the memory of that did not suffice.
@@ -118,6 +124,7 @@ class CorrectionPass:
         self._folder, self._kept = folder, KeyedArrays(folder, f"{key} {self.device}")
         self.remarks: list[str] = []
         self.changed: dict[str, U8] = {}
+        self.corrected: dict[str, U8] = {}
         self.learned = 0
 
     def run(self, progress: Progress) -> dict[str, U8]:
@@ -137,20 +144,25 @@ class CorrectionPass:
             exact, given = torch.from_numpy(saved["exact"]), torch.from_numpy(saved["given"])
             done, self.learned = (int(saved[name].item()) for name in ("done", "learned"))
             for index in range(done):
-                self.changed |= self._kept.read(f"layer-{index:05}") or {}
+                self._take(*(self._kept.read(name) or {} for name in _files(index)))
             progress.advance(done)
         for index in range(done, layers):
             with torch.no_grad():
                 work = partial(self._layer, index, exact, given)
-                exact, given, rows = run(work, f"layer {index}")
-            self.changed |= rows
-            self._kept.save(f"layer-{index:05}", rows)
+                exact, given, *rows = run(work, f"layer {index}")
+            self._take(*rows)
+            for name, of_step in zip(_files(index), rows, strict=True):
+                self._kept.save(name, of_step)
             states = {"exact": exact.numpy(), "given": given.numpy()}
             counts = {"done": np.array(index + 1), "learned": np.array(self.learned)}
             self._kept.save(_STATES, states | counts)
             progress.advance(1, f"layer {index}")
         progress.finish()
         return self.changed
+
+    def _take(self, corrected: dict[str, U8], closer: dict[str, U8]) -> None:
+        self.corrected |= corrected
+        self.changed |= corrected | closer
 
     def _lighten(self, where: str, progress: Progress) -> bool:
         """Go on on the CPU; False where that is done already."""
@@ -167,7 +179,10 @@ class CorrectionPass:
         """Remove what is only needed to go on with an interrupted run."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _layer(self, index: int, exact: Any, given: Any) -> tuple[Any, Any, dict[str, U8]]:
+    def _layer(
+        self, index: int, exact: Any, given: Any
+    ) -> tuple[Any, Any, dict[str, U8], dict[str, U8]]:
+        """Hidden states behind the layers; rows that were corrected, and those that learned."""
         torch, _ = torch_modules()
         rows: dict[str, U8] = {}
         with self._exact.layer(index) as ours, self._given.layer(index) as theirs:
@@ -182,8 +197,7 @@ class CorrectionPass:
             wanted = behind(ours, exact)
             closer = pair.learned(rows, given, wanted)
             self.learned += bool(closer)
-            rows |= closer
-            return wanted, behind(theirs, given), rows
+            return wanted, behind(theirs, given), rows, closer
 
     def site(self, name: str) -> Site | None:
         """Where a tensor reads."""

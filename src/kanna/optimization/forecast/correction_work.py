@@ -36,7 +36,9 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
         parallel += sum(_products(matrix, tokens, rates) for matrix in site)
         products += 4 * tokens * site[0].columns ** 2 / rates.products
     parallel += whole(shapes, extent.bits, rates)
+    files = 2  # before and after
     if extent.bits < _LEARNED_BITS:
+        files += 1
         judging = min(JUDGING, extent.held_windows(shapes.window) * shapes.window)
         products += 2 * forward(shapes, extent.tokens - tokens + judging, rates)
         products += _BACKWARD * forward(shapes, STEPS * BATCH * shapes.window, rates)
@@ -47,15 +49,16 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
     here, there = rates.in_torch(products)
     return Work(
         accelerated=there,
-        parallel=here + parallel + runs(shapes, 3 * deciding, rates),
-        alone=rates.slowness * (TORCH + SITE * len(able) + 3 * LOADED) + 4 * written / rates.copied,
-        written=2 * states * (shapes.layers + 1) + 2 * written,
+        parallel=here + parallel + runs(shapes, (files + 1) * deciding, rates),
+        alone=rates.slowness * (TORCH + SITE * len(able) + (files + 1) * LOADED)
+        + 2 * files * written / rates.copied,
+        written=2 * states * (shapes.layers + 1) + files * written,
         memory=TORCH_BYTES
         + 24 * shapes.largest_layer()
         + 4 * states
         + 6 * 8 * widest**2
         + 6 * shapes.window * shapes.vocabulary,
-        disk=2 * states + 2 * written + 2 * deciding * shapes.vocabulary,
+        disk=2 * states + files * written + 2 * deciding * shapes.vocabulary,
         kept=written,
         optional=True,
     )
