@@ -11,6 +11,7 @@ import numpy as np
 
 from kanna import families, formats, provenance
 from kanna._util.bars import shown
+from kanna._util.disk import folder_size
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.typed import whole
@@ -302,9 +303,7 @@ def _unreadable(given: str | Path | Source) -> Source | None:
 
 def _file_bytes(source: Source) -> int:
     """Bytes of all files of a folder whose tensors are not read."""
-    if not source.path.is_dir():
-        return 0
-    return sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file())
+    return folder_size(source.path) if source.path.is_dir() else 0
 
 
 def _kind(source: Source) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kanna import encodings
+from kanna._util.disk import folder_size
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.results import Result, ResultTable
@@ -361,7 +362,7 @@ def folder_written(out: Path, started: float, peak: Peak) -> WriteResult:
     """The result of a folder that was begun at `started` of the performance counter."""
     return WriteResult(
         paths=[out],
-        file_bytes=sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
+        file_bytes=folder_size(out),
         seconds=time.perf_counter() - started,
         peak_bytes=peak.look(),
     )

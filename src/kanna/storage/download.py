@@ -9,6 +9,7 @@ from typing import Any
 
 from kanna import oci
 from kanna._util.bars import shown
+from kanna._util.disk import folder_size
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import Size, format_size, optional_size
@@ -179,6 +180,4 @@ def _of_registry(model: str, wanted: pulling.Wanted, progress: Progress) -> Pull
 
 def size_of(path: Path) -> int:
     """Bytes of a file or folder, of links what they lead to."""
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return path.stat().st_size
+    return folder_size(path) if path.is_dir() else path.stat().st_size
