@@ -190,6 +190,8 @@ def test_adapters_apart_each_keep_their_gain_beside_one_base(home: Path) -> None
     index = json.loads((home / "apart" / "statistics" / "index.json").read_text())
     assert [one[1] for one in index["adapters"]] == [str(home / "adapter"), str(idle)]
     report = json.loads((home / "apart" / "report.json").read_text())
+    taken = {one["stage"]: one["seconds"] for one in report["optimize"]["times"]}
+    assert taken["gradients"] > 0.3 * taken["calibrate"], "three passes of each, in their stages"
     best = next(row for row in report["rows"] if row["path"] == result["artefact"])
     names = [check["name"] for check in best["checks"]]
     assert {f"retention of {home / 'adapter'}", f"retention of {idle}"} <= set(names)

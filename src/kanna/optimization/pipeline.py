@@ -41,6 +41,7 @@ from kanna.optimization.job import (
     open_job,
 )
 from kanna.optimization.kl_scorer import Window, can_decide, held_out
+from kanna.optimization.lapped_progress import LappedProgress
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import Measured
 from kanna.optimization.measure import measure as measure_costs
@@ -123,7 +124,7 @@ def calibrate(job: Job) -> CalibratedSource:
         tokens=tokens,
         gradients=request.apart and not backward.lacking(workspace.model, workspace.folder),
         device=context.device,
-        progress=context.progress,
+        progress=LappedProgress(context.progress, context.clock, "calibrate", "gradients"),
     )
     context.on_message(
         f"calibrated on {calibrated.tokens:,} tokens"
