@@ -258,6 +258,32 @@ def test_lines_are_silent_for_short_work(
     assert capsys.readouterr().err == "convert: 100.0 MB of 1.00 GB, 10.0 MB/s, 1 min 30 s left\n"
 
 
+def test_time_left_knows_the_limit_and_what_an_earlier_run_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kanna._util.progress import done_before, ends_within
+
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    lines = ui.Lines()
+    lines.start("train", 1000, "steps")
+    done_before(lines, 100)
+    ends_within(lines, 70)
+    clock[0] += 10
+    lines.advance(10)
+    assert capsys.readouterr().err == "train: 110/1000 steps, 1.0 steps/s, 1 min 00 s left\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bars = ui.Bars()
+    bars.start("train", 1000, "steps")
+    done_before(bars, 100)
+    ends_within(bars, 70)
+    clock[0] += 10
+    bars.advance(10)
+    fields = bars._bars.tasks[0].fields  # pyright: ignore[reportPrivateUsage]
+    assert (fields["rate"], fields["left"]) == ("1.0 steps/s", "1 min 00 s left")
+    bars.finish()
+
+
 def test_progress_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     from kanna._util.progress import Silent
 

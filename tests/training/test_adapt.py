@@ -237,9 +237,9 @@ def test_a_template_that_does_not_take_the_data_is_refused(
         kept = {k: v for k, v in settings.items() if v is not None}
         (source / "tokenizer_config.json").write_text(json.dumps(kept))
     system = {"role": "system", "content": "Be short."}
-    lines = [_line(messages=[system, *chat(i)["messages"]], **more) for i in range(3)]
+    lines = [_line(messages=[system, *chat(i)["messages"]], **more) for i in range(30)]
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=f"d.jsonl, line 1\\b.*{words}"):
         kanna.adapt(source, tmp_path / "d.jsonl", tmp_path / "out", **fast())
     assert not (tmp_path / "out").exists()
 

@@ -113,6 +113,38 @@ def _nothing() -> None:
     pass
 
 
+class _Pace:
+    """How fast a stage goes, and when it ends.
+
+    Attributes:
+        before: Units that an earlier run has done.
+        end: When the stage ends at the latest, by time.monotonic(); None: when all is done.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0
+        self.end: float | None = None
+        self._began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._began
+
+    def rate(self, done: float) -> float:
+        """Units of a second, of those that this run has done."""
+        return (done - self.before) / max(self.elapsed, 1e-9)
+
+    def left(self, done: float, total: float | None) -> float | None:
+        """Seconds that are left; None where nothing tells."""
+        most = None if self.end is None else max(self.end - time.monotonic(), 0.0)
+        rate = self.rate(done)
+        if not total or rate <= 0:
+            return most
+        left = max(total - done, 0) / rate
+        return left if most is None else min(left, most)
+
+
 class Bars:
     """A progress bar per stage, with rate and time left.
 
@@ -123,7 +155,7 @@ class Bars:
 
     def __init__(self, *, memory: bool = False, before: Callable[[], None] = _nothing) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns: list[Any] = [
             TextColumn("{task.description}", markup=False),
@@ -131,14 +163,14 @@ class Bars:
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[amount]}"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[memory]}"),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
         ]
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self._peak = Peak() if memory else None
         self._task: Any = None
-        self._unit, self._label = "bytes", ""
+        self._unit, self._label, self._pace = "bytes", "", _Pace()
         self._before = before
 
     def beside(self, name: str) -> Bars:
@@ -153,7 +185,8 @@ class Bars:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._unit = unit
-        blank: dict[str, Any] = {"amount": "", "rate": "", "memory": "", "detail": ""}
+        self._pace = _Pace()
+        blank: dict[str, Any] = dict.fromkeys(("amount", "rate", "left", "memory", "detail"), "")
         self._task = self._bars.add_task(visible(f"{self._label}{stage}"), total=total, **blank)
         self._bars.start()
 
@@ -164,13 +197,24 @@ class Bars:
         task = self._bars._tasks[self._task]  # pyright: ignore[reportPrivateUsage]
         done = task.completed + amount
         fields: dict[str, Any] = {"amount": _amount(done, task.total, self._unit)}
-        if task.elapsed and task.elapsed > 0.2:
-            fields["rate"] = _rate(done / task.elapsed, self._unit)
+        if self._pace.elapsed > 0.2:
+            fields["rate"] = _rate(self._pace.rate(done), self._unit)
+            left = self._pace.left(done, task.total)
+            fields["left"] = "" if left is None else f"{duration(left)} left"
         if detail:
             fields["detail"] = visible(detail)
         if self._peak:
             fields["memory"] = f"peak {format_size(self._peak.look())}"
         self._bars.update(self._task, completed=done, **fields)
+
+    def ends_within(self, seconds: float) -> None:
+        """The stage ends after so many seconds at the latest."""
+        self._pace.end = time.monotonic() + seconds
+
+    def done_before(self, amount: int) -> None:
+        """Count units that an earlier run has done."""
+        self._pace.before += amount
+        self.advance(amount)
 
     def finish(self) -> None:
         """End the stage."""
@@ -197,8 +241,8 @@ class Lines:
     def __init__(self, *, before: Callable[[], None] = _nothing) -> None:
         self._before = before
         self._stage, self._total, self._unit = "", None, "bytes"
-        self._done, self._label = 0, ""
-        self._began = self._last = time.monotonic()
+        self._done, self._label, self._pace = 0, "", _Pace()
+        self._last = time.monotonic()
 
     def beside(self, name: str) -> Lines:
         """Lines about one of several steps, which begin with its name."""
@@ -210,8 +254,8 @@ class Lines:
         """Begin a stage of `total` units."""
         self._before()
         self._stage, self._total, self._unit = f"{self._label}{stage}", total, unit
-        self._done = 0
-        self._began = self._last = time.monotonic()
+        self._done, self._pace = 0, _Pace()
+        self._last = time.monotonic()
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Count units that are done."""
@@ -220,14 +264,22 @@ class Lines:
         if now - self._last < LINE_EVERY:
             return
         self._last = now
-        rate = self._done / max(now - self._began, 1e-9)
         parts = [
             f"{visible(self._stage)}: {_amount(self._done, self._total, self._unit)}",
-            _rate(rate, self._unit),
+            _rate(self._pace.rate(self._done), self._unit),
         ]
-        if self._total and rate > 0:
-            parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
+        left = self._pace.left(self._done, self._total)
+        parts += [] if left is None else [f"{duration(left)} left"]
         print(", ".join(parts), file=sys.stderr, flush=True)
+
+    def ends_within(self, seconds: float) -> None:
+        """The stage ends after so many seconds at the latest."""
+        self._pace.end = time.monotonic() + seconds
+
+    def done_before(self, amount: int) -> None:
+        """Count units that an earlier run has done."""
+        self._pace.before += amount
+        self._done += amount
 
     def finish(self) -> None:
         """End the stage."""

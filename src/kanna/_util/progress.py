@@ -28,6 +28,28 @@ class Silent:
         pass
 
 
+def ends_within(progress: Progress, seconds: float) -> None:
+    """Say that the stage ends after so many seconds at the latest, however much is left.
+
+    Args:
+        progress: Where progress is reported.
+        seconds: From now.
+    """
+    tell = getattr(progress, "ends_within", None)
+    if tell is not None:
+        tell(seconds)
+
+
+def done_before(progress: Progress, amount: int) -> None:
+    """Count units that an earlier run has done: they say nothing of how fast this one is.
+
+    Args:
+        progress: Where progress is reported.
+        amount: The units.
+    """
+    getattr(progress, "done_before", progress.advance)(amount)
+
+
 def remark(progress: Progress, text: str) -> None:
     """Show lines above the bars, where what draws them has a place for lines.
 

@@ -133,7 +133,8 @@ class AdapterCase:
             threads=self.threads,
             progress=self.progress,
         ) as engine:
-            model = families.load_model(tuned)
+            # A file that is run as it lies there carries its own keys, not those of a folder.
+            model = families.load_model(self.file.source if self.file.beside else tuned)
             checks = [
                 tokens.check_tokenizer(tuned, model, engine),
                 tokens.check_template(tuned, model, engine),

@@ -71,8 +71,6 @@ class TrainingTask:
             trainer = objectives.get(self.settings.objective).trainer(parts)
             self._prepare(trainer)
             _watch(trainer, self._watcher(trainer.model, run, parts.settings, steps))
-            self.progress.start("train", steps, "steps")
-            self.progress.advance(run.resumed)
             trainer.train(resume_from_checkpoint=latest and str(latest))
             self.progress.finish()
         if self.planned is not None:

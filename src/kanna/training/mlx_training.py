@@ -84,10 +84,7 @@ class MLXTask:
             mlx_checkpoint.restore(latest, model, optimizer)
         watcher = self._watcher(run, model, steps)
         with tempfile.TemporaryDirectory(prefix="kanna-") as scratch, _quiet():
-            self.progress.start("train", steps, "steps")
-            self.progress.advance(run.resumed)
-            if not run.resumed:
-                run.base_loss = watcher.look(0)
+            watcher.begin()
             with suppress(_EndedError):
                 train(
                     model,

@@ -50,10 +50,7 @@ def run(job: AdapterJob, out: Path, begin: float, progress: Progress) -> AdaptRe
     chats = ChatTokenizer.of(
         tokenizer, folder_files.files(job.folder), min(job.max_length, context)
     )
-    objective = objectives.get(job.settings.objective)
-    training, held_out = (
-        objective.tokens(chats, part) for part in (job.split.training, job.split.held_out)
-    )
+    training, held_out = _tokens(job, chats)
     _refuse_nothing(training, held_out, chats)
     lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
     if job.gate_file is not None:
@@ -82,6 +79,20 @@ def run(job: AdapterJob, out: Path, begin: float, progress: Progress) -> AdaptRe
     checkpoints.remove()  # the adapter is in its place
     written.track(job, out, result)
     return result
+
+
+def _tokens(job: AdapterJob, chats: ChatTokenizer) -> tuple[list[Any], list[Any]]:
+    """What is learned and what is held out, in tokens.
+
+    Read in the order of the files, so that an error names the first line that has it.
+    """
+    objective = objectives.get(job.settings.objective)
+    every = {id(record): objective.tokens(chats, [record]) for record in job.read.examples}
+    training, held_out = (
+        [one for record in part for one in every[id(record)]]
+        for part in (job.split.training, job.split.held_out)
+    )
+    return training, held_out
 
 
 def _gate(job: AdapterJob, task: Learning, trained: Trained, file: GateFile) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, done_before, ends_within
 from kanna.tracking import TrackedRun
 from kanna.training.checkpoints import EVERY, Checkpoints
 from kanna.training.objectives.base import HeldOutFigures, Judge
@@ -79,6 +79,15 @@ class Watcher:
     def __post_init__(self) -> None:
         self._saved = time.perf_counter()
         self._begin = self._saved - self.run.seconds
+
+    def begin(self) -> None:
+        """Look at the base, unless an earlier run has; then steps are counted."""
+        if not self.run.resumed:
+            self.progress.start("held-out loss of the base", None)
+            self.run.base_loss = self.look(0)
+        self.progress.start("train", self.steps, "steps")
+        done_before(self.progress, self.run.resumed)
+        ends_within(self.progress, self._begin + self.settings.minutes * 60 - time.perf_counter())
 
     def look(self, step: int) -> float:
         """The held-out loss after a step; keeps the state that is the best."""
@@ -168,8 +177,7 @@ def callback(transformers: Any, watcher: Watcher) -> Any:
         """Hands on what the trainer tells."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if not watcher.run.resumed:
-                watcher.run.base_loss = watcher.look(0)
+            watcher.begin()
 
         def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             loss = (more.get("logs") or {}).get("loss")
