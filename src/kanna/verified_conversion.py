@@ -131,7 +131,7 @@ def convert(
         tower = lone_tower.open_tower(source, revision, offline, not dry_run, options)
         return lone_tower.convert(tower, out, encoding=encoding, dry_run=dry_run, options=options)
     if adapter is not None:
-        format, preset = formats.parse_preset(format, preset)
+        format, preset = formats.parse_preset(format or lone_adapter.named_by(out), preset)
         whole = lone_adapter.needs_base(format, out) and not dry_run
         opened = open_source(
             source, revision=revision, offline=offline, weights=whole, progress=options.progress

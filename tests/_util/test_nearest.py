@@ -55,6 +55,7 @@ def test_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert absent("notes.tx") == "notes.tx does not exist (did you mean Notes.txt?)"
     assert absent("zzz") == "zzz does not exist"
+    assert absent(tmp_path) == f"{tmp_path} is a folder, not a file"
     assert absent("one/two/a") == "one/two/a does not exist: there is no folder one"
     full = tmp_path / "noets.txt"
     assert absent(full) == f"{full} does not exist (did you mean {tmp_path / 'Notes.txt'}?)"

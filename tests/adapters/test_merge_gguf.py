@@ -77,6 +77,7 @@ def test_a_quantized_file_is_changed_only_when_asked_and_says_what_it_costs(home
     told = re.search(r"error of ([\d.]+)% of their values", note)
     assert told and float(told[1]) / 100 == pytest.approx((error / values) ** 0.5, rel=0.2)
     assert "the base is already quantized" in " ".join(result.notes)
+    assert result.advice is None  # to use the source in its place: it is another model
 
 
 def test_what_rounds_nothing_needs_no_option(home: Path) -> None:

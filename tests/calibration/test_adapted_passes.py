@@ -10,6 +10,7 @@ import pytest
 from helpers import needs, tiny_adapters
 
 import kanna
+from kanna._util.progress import Silent
 from kanna.adapters import merged_source, open_adapter
 from kanna.calibration import gradients, statistics
 from kanna.errors import SourceError, UsageError
@@ -19,6 +20,16 @@ needs.package("peft")
 
 SITE = "blk.1.ffn_mid"
 FEW: dict[str, Any] = {"tokens": 2048, "device": "cpu"}
+
+
+class Told(Silent):
+    """Progress that keeps what is said beside it."""
+
+    def __init__(self) -> None:
+        self.remarks: list[str] = []
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +66,12 @@ def test_they_are_kept_and_the_base_is_quantized_with_them(home: Path) -> None:
     adapters = [home / "one", home / "two"]
     again = kanna.calibrate(home / "source", home / "all", adapter=adapters, gradients=True, **FEW)
     assert again.reused
-    fewer = kanna.calibrate(home / "source", home / "fewer", adapter=home / "one", **FEW)
+    told = Told()
+    fewer = kanna.calibrate(
+        home / "source", home / "fewer", adapter=home / "one", progress=told, **FEW
+    )
+    assert [text.split(": ")[-1] for text in told.remarks] == ["1 of 2.", "2 of 2."]
+    assert "without an adapter" in told.remarks[0] and "one" in told.remarks[1]
     assert not fewer.reused and fewer.sites == again.sites
     kanna.convert(
         home / "source", home / "base.gguf", preset="Q4_0", statistics=home / "all", threads=1

@@ -87,6 +87,7 @@ def test_adapters_are_listed_and_switched(server: Running, admin: tuple[str, Pat
     assert adapter["scale"] == 1 and adapter["path"].endswith("lora.gguf")
     bent = answer(server)
     assert answer(server, lora=[{"id": 0, "scale": 0}]) != bent, "a request may bring its own scale"
+    assert answer(server, lora=[]) != bent, "none is named: all are off"
     assert put(server, admin[0], [{"id": 0, "scale": 0.0}])[0] == 200
     plain = answer(server)
     assert plain != bent

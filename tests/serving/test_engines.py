@@ -18,6 +18,8 @@ import pytest
 from helpers import engine_artefacts, picture_files, tiny_models
 from helpers.gateways import Local, local, until
 
+from kanna.serving import server
+
 PROMPTS = [
     "Once upon a time",
     "1234",
@@ -269,3 +271,12 @@ def test_it_comes_back_after_kill_9(gateway: Local) -> None:
         assert status == 503 and time.monotonic() < end, answer
         time.sleep(0.2)
     assert gateway.main.pid != first
+
+
+def test_people_are_told_of_an_engine_that_does_not_start() -> None:
+    told: list[str] = []
+    with server.warnings_told(told.append):
+        server.LOG.warning("The engine of %s does not start: %s", "small", "it has no memory")
+        server.LOG.info("a detail")
+    server.LOG.warning("after the end")
+    assert told == ["The engine of small does not start: it has no memory"]

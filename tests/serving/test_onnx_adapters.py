@@ -148,9 +148,11 @@ def test_names_are_those_of_files(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a/adapter.gguf", "b/adapter.gguf", "tone.gguf")]
     assert names(paths) == ["a/adapter", "b/adapter", "tone"]
     assert by_id([{"name": "b/adapter", "scale": 0.5}, {"id": 2}], paths, "lora") == [
+        {"id": 0, "scale": 0.0},
         {"id": 1, "scale": 0.5},
         {"id": 2, "scale": 1.0},
     ]
+    assert [one["scale"] for one in by_id([], paths, "lora")] == [0.0, 0.0, 0.0]
     for wrong in ({"name": "adapter"}, {"name": "tone", "id": 2}, {}):
         with pytest.raises(ApiError) as error:
             by_id([wrong], paths, "lora")

@@ -17,6 +17,7 @@ from kanna.errors import OutputError
 from kanna.runtimes.base import Availability
 from kanna.training import gate, written
 from kanna.training.job import AdapterJob
+from kanna.training.result import figure_facts
 from kanna.training.tokens import UNLEARNED, TokenizedExample
 
 needs.package("trl")
@@ -106,6 +107,8 @@ def test_pairs_are_held_to_what_is_preferred(home: Path, monkeypatch: pytest.Mon
     assert made["status"] == "proved", made
     assert made["tuned_loss"] == pytest.approx(-done.tuned_figures["margin"], rel=1e-6)
     assert made["share"] == pytest.approx(1.0, abs=5e-2)
+    told = dict(figure_facts(done.to_dict()))["Kept in llama.cpp, F16"]
+    assert f"margin {-made['runtime_loss']:+.4f} nats per token" in told
     weaken(monkeypatch)
     done = kanna.adapt(home / "source", data, home / "dpo-weak", objective="dpo", **fast())
     assert checks(done.gate)["retention"] is False

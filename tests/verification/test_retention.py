@@ -51,6 +51,13 @@ def verify(home: Path, name: str, **more: Any) -> Any:
     return kanna.verify(home / "source", home / name, **options)
 
 
+def test_a_merged_file_without_its_adapter_says_what_was_not_named(home: Path) -> None:
+    result = kanna.verify(home / "source", home / "tuned.gguf", threads=1)
+    assert result.status == "failed"
+    assert [c.name for c in result.checks if c.ok is False] == ["tensor values", "adapter"]
+    assert "kanna merge" in result.checks[-1].detail and "--adapter" in result.checks[-1].detail
+
+
 def test_a_merged_artefact_keeps_what_was_gained(home: Path) -> None:
     result = verify(home, "tuned.gguf")
     assert result.ok, result.tables()

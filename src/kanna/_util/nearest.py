@@ -25,9 +25,11 @@ def absent(path: str | os.PathLike[str]) -> str:
     """`PATH does not exist`, with what may have been meant, or the folder that is not there.
 
     Args:
-        path: Where somebody looked for a file or a folder, and found nothing.
+        path: Where somebody looked for a file or a folder, and found nothing, or the other.
     """
     wanted = Path(path).expanduser()
+    if wanted.exists():
+        return f"{path} is a folder, not a file" if wanted.is_dir() else f"{path} is not a folder"
     given = f"{path} does not exist"
     try:
         with os.scandir(wanted.parent) as entries:

@@ -15,7 +15,7 @@ from typing import Any
 from kanna import families
 from kanna._util import own_files
 from kanna._util.atomic import write_text
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, remark
 from kanna.adapters import AdapterWeights, merged_source, open_adapters
 from kanna.calibration import gradients
 from kanna.calibration import statistics as stored
@@ -107,6 +107,8 @@ class AdaptedPasses:
             key = self._key(number)
             adapted = self.adapted[number - 1] if number else None
             model = self.base if adapted is None else families.load_decoder(adapted)
+            how = "without an adapter" if adapted is None else f"with {', '.join(adapted.merged)}"
+            remark(progress, f"The text is read {how}: {number + 1} of {len(self.adapted) + 1}.")
             if not stored.is_shard_of(folder, key):
                 write(model, self.windows, folder, key)
             if adapted is not None:  # the held-out text is once in what is merged

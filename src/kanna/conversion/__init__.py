@@ -148,7 +148,12 @@ def _watching(source: Source) -> AbstractContextManager[None]:
 
 
 def _advised(result: ConvertResult, source: Source, format: str, *, planned: bool) -> ConvertResult:
-    """The result with what speaks against using it, which `fit` and `compare` go by too."""
+    """The result with what speaks against using it, which `fit` and `compare` go by too.
+
+    Of a source with adapters merged in nothing does: what lies there is another model.
+    """
+    if source.merged:
+        return result
     folder = not formats.get(format).suffix
     sides = side_bytes(source) if planned and folder else 0
     candidate = Candidate(

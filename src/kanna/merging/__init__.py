@@ -122,7 +122,9 @@ def merge(
         return result
     from kanna.verification import verify as prove  # runtimes load only for a proof
 
-    proof = prove(reference_folder(merged, progress=progress), result.paths[0], threads=threads)
+    # A GGUF is held to its own keys, which a folder made of it changes.
+    whole = merged if merged.gguf is not None else reference_folder(merged, progress=progress)
+    proof = prove(whole, result.paths[0], threads=threads)
     return replace(result, verify=proof)
 
 

@@ -21,7 +21,9 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def by_id(given: Sequence[dict[str, Any]], paths: Sequence[Path], param: str) -> list[Any]:
-    """Adapters with their scales as engines take them: by id, each with its scale.
+    """Every adapter with its scale as engines take them, by id; one that is not named is off.
+
+    llama.cpp takes an empty list for none given, and answers with those that are set for all.
 
     Args:
         given: As a request has them: by `id` or by `name`, with a `scale` or without.
@@ -31,7 +33,9 @@ def by_id(given: Sequence[dict[str, Any]], paths: Sequence[Path], param: str) ->
     Raises:
         ApiError: 400: a name that no adapter has, or neither id nor name.
     """
-    return [{"id": _id(one, names(paths), param), "scale": one.get("scale", 1.0)} for one in given]
+    off = dict.fromkeys(range(len(paths)), 0.0)
+    named = {_id(one, names(paths), param): one.get("scale", 1.0) for one in given}
+    return [{"id": place, "scale": scale} for place, scale in (off | named).items()]
 
 
 def _id(one: dict[str, Any], known: Sequence[str], param: str) -> int:

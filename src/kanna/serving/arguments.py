@@ -126,7 +126,10 @@ def _companions(
         file = locate(reference, offline=offline)
         # An adapter of mlx-lm is a folder; which of both an engine takes, it says itself.
         if not (file.is_file() or (kind == "adapter" and file.is_dir())):
-            raise NotFoundError(f"the {kind} {absent(file)}")
+            raise NotFoundError(
+                f"the {kind} {absent(file)}",
+                expected=f"the file of a {kind} as its engine loads it, such as a GGUF",
+            )
         yield spec, file
 
 

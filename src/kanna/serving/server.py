@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 from collections.abc import Callable, Generator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kanna.serving.app import AppExtension
     from kanna.serving.pool import ModelPool
 
+LOG = logging.getLogger("kanna.serve")
 _BACKLOG = 1024
 """Connections that wait while the gateway starts, instead of being refused."""
 
@@ -93,9 +95,30 @@ def run(specs: list[ModelSpec], settings: GatewaySettings, options: ServerOption
             _choose_program(pool, options)
         pool.prestart(process)
         try:
-            _run_uvicorn(pool, store, settings, options, listener)
+            with warnings_told(options.on_message):
+                _run_uvicorn(pool, store, settings, options, listener)
         finally:
             pool.kill()
+
+
+@contextmanager
+def warnings_told(on_message: Callable[[str], None]) -> Generator[None]:
+    """Tell people what the gateway warns of, such as an engine that does not start.
+
+    Args:
+        on_message: Called with each warning.
+    """
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            on_message(record.getMessage())
+
+    handler = Told(logging.WARNING)
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
 
 
 def _run_uvicorn(

@@ -73,8 +73,8 @@ def adapt(
     Args:
         source: The base model.
         data: .jsonl files of chats (`messages`, with `tools`), of `prompt` and `completion` or of
-            `text`, text files, or folders of them; for `dpo` and `orpo`, .jsonl files of
-            pairs: `prompt`, `chosen` and `rejected`.
+            `text`, Parquet files and folders of `datasets` with the same in rows, text files, or
+            folders of them; for `dpo` and `orpo`, pairs: `prompt`, `chosen` and `rejected`.
         out: The folder to write.
         objective: `sft`, answers are learned as they are; `dpo` or `orpo`, of two answers the
             chosen one is preferred.

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from kanna._util.arguments import several
 from kanna._util.nearest import absent
 from kanna.errors import NotFoundError, UsageError
+from kanna.training import tables
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHARE_GPT = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
@@ -102,13 +103,14 @@ def read(data: str | Path | Sequence[str | Path]) -> Examples[Example]:
     """Read training data.
 
     Args:
-        data: Files and folders of them: .jsonl of chats, of prompts with completions, of texts;
-            and .txt and .md.
+        data: Files and folders of them: .jsonl, .parquet and .arrow of chats, of prompts with
+            completions, of texts; and .txt and .md.
 
     Raises:
         UsageError: A file or a line is none of these; names the line.
     """
-    return gather(data, (".jsonl", ".txt", ".md"), _example, _FORMS, parts=_parts)
+    kinds = (".jsonl", *tables.SUFFIXES, ".txt", ".md")
+    return gather(data, kinds, _example, _FORMS, parts=_parts)
 
 
 def gather(
@@ -126,7 +128,7 @@ def gather(
         kinds: Suffixes of files that are read.
         one: Makes a record of an object and the place of its line.
         forms: What a line may be, in words.
-        parts: Makes records of a file that is not .jsonl.
+        parts: Makes records of a file that has neither lines nor rows.
 
     Raises:
         UsageError: A file or a line is none of these; names the line.
@@ -137,8 +139,7 @@ def gather(
     unique: dict[str, R] = {}
     count = 0
     for path in files:
-        whole = parts(path) if parts and path.suffix != ".jsonl" else None
-        for record in whole or (one(*line) for line in _lines(path, forms)):
+        for record in _records(path, one, forms, parts):
             count += 1
             unique.setdefault(record.to_json(), record)
     if not unique:
@@ -154,13 +155,28 @@ def gather(
     )
 
 
+def _records(
+    path: Path,
+    one: Callable[[dict[str, Any], str], R],
+    forms: str,
+    parts: Callable[[Path], Iterator[R]] | None,
+) -> Iterator[R]:
+    """Every record of a file."""
+    if path.suffix in tables.SUFFIXES:
+        return (one(*row) for row in tables.rows(path))
+    if parts is None or path.suffix == ".jsonl":
+        return (one(*line) for line in _lines(path, forms))
+    return parts(path)
+
+
 def _either(kinds: Sequence[str]) -> str:
     return " or ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
 
 
 def _files(path: Path, kinds: Sequence[str], forms: str) -> list[Path]:
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix in kinds)
+        path = tables.split_of(path)
+        inside = sorted(p for p in path.iterdir() if p.suffix in kinds and tables.is_data(p))
         if not inside:
             raise UsageError(
                 f"{path} holds no {_either(kinds)} file",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kanna.errors import UsageError
+from kanna.training import tables
 from kanna.training.examples import (
     LINE_TODO,
     Example,
@@ -65,7 +66,7 @@ def read(data: str | Path | Sequence[str | Path]) -> Examples[PreferencePair]:
     Raises:
         UsageError: A line is no pair, or its two answers are equal; names the line.
     """
-    return gather(data, (".jsonl",), _pair, FORMS)
+    return gather(data, (".jsonl", *tables.SUFFIXES), _pair, FORMS)
 
 
 def _pair(value: dict[str, Any], where: str) -> PreferencePair:

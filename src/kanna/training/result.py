@@ -115,7 +115,7 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     """
     before, after = data["base_figures"], data["tuned_figures"]
     lines = [
-        *_gate_facts(data["gate"]),
+        *_gate_facts(data["gate"], pairs="accuracy" in before),
         *_aware_facts(data["aware"]),
         *drafts.facts(data["draft"]),
     ]
@@ -152,12 +152,15 @@ def gate_notes(gate: dict[str, Any]) -> list[str]:
     return notes + [f"not checked: {', '.join(names)} ({why})" for why, names in unchecked.items()]
 
 
-def _gate_facts(gate: dict[str, Any]) -> list[tuple[str, str]]:
+def _gate_facts(gate: dict[str, Any], *, pairs: bool) -> list[tuple[str, str]]:
     if gate.get("share") is None:
         return []
     low_high = gate["interval"]
     around = f" ({low_high[0]:.1%} to {low_high[1]:.1%})" if low_high else ""
-    value = f"{gate['share']:.1%}{around} of the gain, loss {gate['runtime_loss']:.4f}"
+    loss = gate["runtime_loss"]
+    # Of pairs it is by how much the rejected answer is likelier: the margin, turned around.
+    what = f"margin {-loss:+.4f} nats per token" if pairs else f"loss {loss:.4f}"
+    value = f"{gate['share']:.1%}{around} of the gain, {what}"
     where = gate["preset"] or "beside the base"
     return [(f"Kept in llama.cpp, {where}", f"{value}; {gate_word(gate['status'])}")]
 

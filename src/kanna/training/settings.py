@@ -80,7 +80,7 @@ class TrainingSettings:
         ]
         for name, value, low, high in limits:
             if value is not None and not low <= value <= high:
-                raise UsageError(f"--{name} is {value}", expected=f"{low:g} to {high:g}")
+                raise UsageError(f"--{name} is {value:,}", expected=f"{low:,} to {high:,}")
 
     @property
     def strength(self) -> float:

@@ -25,13 +25,13 @@ from kanna.formats.onnx import encoder
 from kanna.formats.onnx import files as onnx_files
 from kanna.formats.vectors import makes_vectors
 from kanna.hardware.cpu import default_threads
-from kanna.model import Model, Tensor
+from kanna.model import Model
 from kanna.offload import providers as placement
 from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
-from kanna.verification import independent, parity, tensors, tokens, towers
+from kanna.verification import independent, parity, tensors, tokens, towers, written
 from kanna.verification import retention as gains
 from kanna.verification.retention import LEAST
 
@@ -139,6 +139,7 @@ def verify(
         raise UsageError(f"{named} named, and no adapter", expected="--adapter")
     else:
         checks = _checks(opened, artefact, threads, progress)
+        checks += written.unnamed_adapter(artefact, checks)
     proof = _on_device(artefact, backend, provider, threads=threads, progress=progress)
     if proof is not None:
         checks = checks + proof.checks
@@ -228,8 +229,7 @@ def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check],
     held = gains.held_out(case.adapters[0][0], case.data, tuned)
     made: list[Check] = []
     if not alone:
-        folder = open_source(reference_folder(tuned, progress=progress))
-        made = _checks(folder, case.artefact, case.threads, progress)
+        made = _checks(_held_to(tuned, progress), case.artefact, case.threads, progress)
         if any(check.ok is False for check in made):
             return made, None
     [measured] = gains.measure(
@@ -251,6 +251,13 @@ def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check],
     return made + gains.check(measured, alone=alone and case.beside is None), measured
 
 
+def _held_to(tuned: Source, progress: Progress) -> Source:
+    """The merged model as a source: a GGUF by its own keys, which a folder made of it changes."""
+    if tuned.gguf is not None:
+        return tuned
+    return open_source(reference_folder(tuned, progress=progress))
+
+
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:
     """The checks that read the files alone."""
     try:
@@ -258,26 +265,16 @@ def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check
         format = formats.recognize(artefact)
         if format is not None and format.check_files is not None:
             return [format.check_files(artefact, model.meta("{arch}.context_length"))]
-        written, metadata = _read(artefact)
+        lying, metadata = written.read(artefact)
         beside = [format.check_beside(artefact)] if format and format.check_beside else []
     except KannaError as error:
         detail = "; ".join(str(error).splitlines())
         return [Check(name="file", ok=verdict(error), detail=detail)]
     return [
-        *tensors.check(model.tensors, written, progress, tuned=provenance.TUNING in metadata),
+        *tensors.check(model.tensors, lying, progress, tuned=provenance.TUNING in metadata),
         _context(model, metadata),
         *beside,
     ]
-
-
-def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors under GGUF names, and metadata values."""
-    opened = open_source(artefact)
-    if opened.gguf is not None:
-        return opened.tensors, {k: v.value for k, v in opened.gguf.metadata.items()}
-    back = families.load_model(opened)
-    metadata = {k: v.value for k, v in back.metadata.items()}
-    return back.tensors, metadata | provenance.of_folder(artefact)
 
 
 def _context(model: Model, metadata: dict[str, Any]) -> Check:

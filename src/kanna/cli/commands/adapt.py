@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=options.FILE,
     multiple=True,
     required=True,
-    help="Chats or texts: .jsonl, .txt or a folder of them; may be given several times.",
+    help="Chats or texts: .jsonl, .parquet, .txt or a folder of them; may be given several times.",
 )
 @click.option(
     "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the adapter."

@@ -30,7 +30,15 @@ from kanna.model import Model, Tensor
 from kanna.plan import Resolved, TensorPlan
 from kanna.sources import Source, open_source
 
-__all__ = ["AdapterPart", "AdapterWriter", "PlacedAdapter", "convert", "names", "needs_base"]
+__all__ = [
+    "AdapterPart",
+    "AdapterWriter",
+    "PlacedAdapter",
+    "convert",
+    "named_by",
+    "names",
+    "needs_base",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +100,7 @@ class AdapterWriter:
         describe: What would be written, where that is more than the adapter; it gets the path and
             the result of the adapter alone.
         needs_base: Whether the weights of the base are read, by the output's name.
+        suffix: Of a file that can be of no other format.
     """
 
     plan: Callable[[PlacedAdapter], list[TensorPlan]]
@@ -103,6 +112,7 @@ class AdapterWriter:
         | None
     ) = None
     needs_base: Callable[[Path | None], bool] = lambda _: False
+    suffix: str = ""
 
 
 def names() -> tuple[str, ...]:
@@ -119,6 +129,12 @@ def _writer(format: str) -> AdapterWriter:
             todo="merge it: kanna merge SRC ADAPTER -o OUT --format " + format,
         )
     return plugins.load(__name__, format, "WRITER")
+
+
+def named_by(out: str | Path | None) -> str | None:
+    """The format that the output's suffix names; None where it names none."""
+    suffix = Path(out).suffix if out is not None else ""
+    return next((name for name in names() if suffix and _writer(name).suffix == suffix), None)
 
 
 def needs_base(format: str, out: str | Path | None) -> bool:

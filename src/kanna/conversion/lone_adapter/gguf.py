@@ -88,4 +88,4 @@ def check(out: Path, needed: int, overwrite: bool) -> None:
     check_output([out], overwrite=overwrite, needed=needed)
 
 
-WRITER = AdapterWriter(plan=plan, check=check, write=write)
+WRITER = AdapterWriter(plan=plan, check=check, write=write, suffix=".gguf")

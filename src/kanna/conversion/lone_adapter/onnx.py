@@ -188,4 +188,5 @@ WRITER = AdapterWriter(
     takes=_OF_BASE,
     describe=describe,
     needs_base=lambda out: not is_alone(out),
+    suffix=ADAPTER,
 )

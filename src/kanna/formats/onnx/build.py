@@ -37,7 +37,7 @@ def require(names: Sequence[str] = NEEDED) -> None:
     absent = [n for n in names if importlib.util.find_spec(n) is None]
     if absent:
         raise MissingError(
-            f"{', '.join(absent)} is not installed here",
+            f"not installed here: {', '.join(absent)}",
             expected="the extra onnx",
             todo=command("onnx"),
         )

@@ -32,7 +32,7 @@ def require() -> None:
     """MissingError with the pip command when a package is not here; none is imported."""
     if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise MissingError(
-            f"{', '.join(absent)} is not installed here",
+            f"not installed here: {', '.join(absent)}",
             expected="the extra openvino",
             todo=command("openvino"),
         )

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
-from kanna.errors import KannaError, MissingError, UnsupportedError, UsageError
+from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.formats.file_states import State, state
 from kanna.libllama import builds, installed
+from kanna.serving.engines._gguf_adapters import check_adapter
 from kanna.serving.engines.base import (
     EMBED,
     GENERATE,
@@ -285,20 +286,6 @@ def _run_xllamacpp(config: EngineConfig) -> None:
         guidance=str(xllamacpp.json_schema_to_grammar("{}")).startswith(LLGUIDANCE),
     )
     threading.Event().wait()
-
-
-def check_adapter(_: Path, adapter: Path) -> None:
-    """Refuse a folder; what a file holds llama.cpp says itself.
-
-    Raises:
-        UsageError: It is one.
-    """
-    if adapter.is_dir():
-        raise UsageError(
-            f"{adapter} is a folder",
-            expected="an adapter in GGUF beside a GGUF",
-            todo=f"write it: kanna convert SRC --adapter {adapter} -o NAME.gguf",
-        )
 
 
 def _adapter(library: Any, path: str) -> Any:
