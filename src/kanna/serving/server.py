@@ -109,11 +109,13 @@ def warnings_told(on_message: Callable[[str], None]) -> Generator[None]:
         on_message: Called with each warning.
     """
 
-    class Told(logging.Handler):
+    class WarningTeller(logging.Handler):
+        """Hands on what is logged."""
+
         def emit(self, record: logging.LogRecord) -> None:
             on_message(record.getMessage())
 
-    handler = Told(logging.WARNING)
+    handler = WarningTeller(logging.WARNING)
     LOG.addHandler(handler)
     try:
         yield

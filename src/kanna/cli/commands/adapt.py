@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "adapt",
     when_interrupted=(
         "Interrupted. Nothing was written under the final name; run the same "
-        "command to go on from its last checkpoint."
+        "command to go on from its last checkpoint: one is made every minute."
     ),
 )
 @click.argument("source", type=options.MODEL, metavar="SRC")
