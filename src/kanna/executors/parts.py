@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kanna import executors
 from kanna._util.arguments import several
 from kanna._util.progress import Progress, remark
 from kanna.errors import KannaError, UsageError
 from kanna.executors import settings
+from kanna.executors.base import Executor
 from kanna.executors.pools import StepPool, StepTask, TaskInput
 
 Settings = Mapping[str, object] | str | Sequence[str] | None
@@ -87,6 +89,10 @@ class PartsPlace:
     on: str
     on_set: Settings = None
 
+    def check(self) -> None:
+        """Raise UsageError where the executor or one of its options is not known."""
+        _executor(self.on, self.on_set)
+
     def reach(self) -> None:
         """Raise what `perform` would raise before the first part: KannaError, or UsageError."""
         with _opened(self.on, self.on_set, lambda _: None):
@@ -97,13 +103,18 @@ class PartsPlace:
         perform(self.on, self.on_set, tasks, progress=progress, what=what)
 
 
-@contextmanager
-def _opened(on: str, on_set: Settings, tell: Callable[[str], None]) -> Generator[StepPool]:
+def _executor(on: str, on_set: Settings) -> tuple[Executor, Any]:
+    """An executor that parts can run in, and its options; UsageError names those that there are."""
     executor = executors.get(on)
     if executor.files is not None:
         able = [n for n in executors.names() if executors.get(n).files is None]
         raise UsageError(f"--on {on} runs whole recipes", expected=" or ".join(able))
-    options = settings.read(executor.options, on, None, _named(on_set))
+    return executor, settings.read(executor.options, on, None, _named(on_set))
+
+
+@contextmanager
+def _opened(on: str, on_set: Settings, tell: Callable[[str], None]) -> Generator[StepPool]:
+    executor, options = _executor(on, on_set)
     pool = executor.pool(options, tell) if executor.pool is not None else _PoolHere()
     try:
         yield pool

@@ -4,40 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kanna import families
-from kanna.optimization import adapters
-from kanna.optimization.context import Context, Workspace
+from kanna.optimization.context import Context
 from kanna.optimization.forecast import accelerator_rates, machine_rates, shapes_of
-from kanna.optimization.guard import refuse_silent
-from kanna.optimization.job import check_memory
+from kanna.optimization.measure import CANDIDATES, unmeasured
+from kanna.optimization.preflight import CheckedRequest, asked_budget, check_request
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult
-from kanna.optimization.search import NAME
+from kanna.optimization.search import NAME, size_range
+from kanna.optimization.speed_table import speed_goal
 from kanna.optimization.time_budget import choose, chosen
 from kanna.optimization.times import times
-from kanna.sources import open_source
 
 
 def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     """What an optimization would take; no weight is read and nothing is written.
 
     Raises:
-        UsageError: No budget is given, or nothing fits the time budget.
+        UsageError: The request contradicts itself or the source, a file that it names cannot be
+            read, or nothing fits the time budget.
+        SourceError: An adapter does not fit the source.
+        PlanError: The budget is below the smallest artefact; it names the feasible range.
     """
-    request.check_budget()
-    source = open_source(
-        request.source,
-        revision=request.revision,
-        offline=request.offline,
-        weights=False,
-        preflight=families.load_decoder,
-        progress=context.progress,
-    )
-    model = families.load_decoder(source)
-    refuse_silent(request.guard, model, source)
-    workspace = Workspace(source=source, model=model, folder=request.out, context=context)
-    adapter = adapters.get(request.format)(workspace)
-    check_memory(adapter, request)
+    checked = check_request(request, context, weights=False)
+    adapter = checked.adapter
+    model = adapter.workspace.model
+    if request.speeds is not None or request.chosen_target is not None:
+        adapter.follow(speed_goal(request, adapter.workspace.source, model, context))
+    if request.memory is None and adapter.sizes_from_headers:
+        _check_size(checked, request)
     shapes = shapes_of(model)
     accelerator, unknown = accelerator_rates(context.device)
     rates = replace(machine_rates(), accelerator=accelerator)
@@ -67,3 +61,15 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
         device=accelerator.device if accelerator else None,
         notes=[*model.notes, *([unknown] if unknown else [])],
     )
+
+
+def _check_size(checked: CheckedRequest, request: OptimizeRequest) -> None:
+    """Raise PlanError for a budget that not even the smallest or the fastest artefact keeps."""
+    adapter = checked.adapter
+    # What lies on the grid of an encoding is not looked for: that takes the weights.
+    measured = unmeasured(adapter.workspace.model, adapter.candidates() or CANDIDATES)
+    choices = adapter.choices(measured, checked.constraints)
+    feasible = size_range(adapter, choices)
+    nbytes = asked_budget(request, adapter).nbytes
+    feasible.check(nbytes)
+    adapter.check_speed(choices, nbytes - feasible.fixed)

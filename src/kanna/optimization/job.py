@@ -9,33 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanna import families
 from kanna._util import own_files
-from kanna._util.units import format_size
 from kanna.benchmark import costs
 from kanna.calibration.windows import CalibrationWindows
 from kanna.comparison.quality import check_reference
 from kanna.comparison.rows import Row
-from kanna.errors import UsageError
-from kanna.evaluation.windows import read_text
-from kanna.optimization import adapters
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
 from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
-from kanna.optimization.fine_tune import FineTune, open_fine_tunes
+from kanna.optimization.fine_tune import FineTune
 from kanna.optimization.forecast import Forecast, accelerator_rates, machine_rates, shapes_of
-from kanna.optimization.guard import Guard, open_guard, refuse_silent
+from kanna.optimization.guard import Guard
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import CANDIDATES, unmeasured
 from kanna.optimization.memory_budget import MemoryBudget
+from kanna.optimization.preflight import asked_budget, check_request
 from kanna.optimization.request import Effort, OptimizeRequest
 from kanna.optimization.search import PlannedArtefact, SizeRange, size_range
 from kanna.optimization.speed_table import speed_goal
 from kanna.optimization.time_budget import check_disk, choose
 from kanna.plan.allocate import Choice
-from kanna.sources import open_source
 
 _SCRATCH = (
     ".judge-*",
@@ -204,30 +199,11 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         MissingError: Something that the format needs is not installed.
         GateError: Our reading of the source is not that of its own library.
     """
-    adapter_type = adapters.get(request.format)
-    guard = open_guard(request.guard, request.examples)
-    source = open_source(
-        request.source,
-        revision=request.revision,
-        offline=request.offline,
-        preflight=families.load_decoder,
-        progress=context.progress,
-    )
-    model = families.load_decoder(source)
-    request.check_budget()
-    fine_tunes = open_fine_tunes(source, request)
-    if fine_tunes and not request.apart:
-        source = fine_tunes[0].tuned
-        model = families.load_decoder(source)
-    context.note(*(note for tune in fine_tunes for note in (*tune.tuned.notes, *tune.notes)))
-    workspace = Workspace(source=source, model=model, folder=request.out, context=context)
-    adapter = adapter_type(replace(workspace, provider=request.provider))
-    _check_supported(adapter, request)
+    checked = check_request(request, context)
+    adapter, constraints = checked.adapter, checked.constraints
+    model = adapter.workspace.model
+    _check_here(adapter, request)
     spent = _follow_speed(request, adapter)
-    constraints = adapter.constraints(request)
-    constraints.check(model)
-    if request.text is not None:
-        read_text(request.text)
     adapter.prepare()
     choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
     feasible = size_range(adapter, choices)
@@ -242,22 +218,26 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         constraints=constraints,
         feasible=feasible,
         memory=memory,
-        fine_tunes=fine_tunes,
-        guard=guard,
+        fine_tunes=checked.fine_tunes,
+        guard=checked.guard,
     )
     budget = budget_of(job, adapter)
     feasible.check(budget.nbytes)
     adapter.check_speed(choices, budget.nbytes - feasible.fixed)
     _note(job, budget)
+    source = adapter.workspace.source
     check_reference(source, [request.format], threads=context.threads, progress=context.progress)
     request.out.mkdir(parents=True, exist_ok=True)
     _remove_scratch(request.out)
     return job
 
 
-def _reach_place(adapter: Adapter) -> None:
-    """Raise KannaError where layers cannot be worked on, before anything slow begins."""
+def _check_here(adapter: Adapter, request: OptimizeRequest) -> None:
+    """Raise KannaError where this machine, or that of layers, lacks what the stages need."""
     context = adapter.workspace.context
+    if request.counts_speed and request.speeds is None and request.chosen_target is None:
+        costs.get(adapter.format).require()
+    adapter.check_available()
     if (place := context.place) is None:
         return
     place.reach()
@@ -303,44 +283,6 @@ def _forecast(request: OptimizeRequest, adapter: Adapter, spent: float) -> Forec
     return replace(forecast, spent=spent)
 
 
-def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
-    """Raise UsageError for a budget of memory in a format that knows none."""
-    if request.memory is not None and not adapter.supports_memory:
-        raise UsageError(
-            f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
-        )
-
-
-def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
-    """Refuse what the format or the source has no use for, or cannot do here."""
-    check_memory(adapter, request)
-    refuse_silent(request.guard, adapter.workspace.model, adapter.workspace.source)
-    if request.apart and not adapter.supports_apart:
-        raise UsageError(
-            f"--apart with --format {adapter.format}, where no adapter is measured beside its base",
-            expected="--format gguf",
-            todo="make both by hand: kanna calibrate SRC --adapter FOLDER -o statistics, kanna "
-            f"convert SRC --statistics statistics --format {adapter.format} -o base, kanna convert "
-            f"SRC --adapter FOLDER --format {adapter.format} -o adapter",
-        )
-    if request.counts_speed and request.speeds is None and request.chosen_target is None:
-        costs.get(adapter.format).require()
-    if request.like is not None:
-        adapter.preset_named(request.like)
-    if request.recover and not adapter.supports_tuning:
-        raise UsageError(
-            f"--recover has no use for {adapter.format}, whose folders cannot be tuned",
-            expected="gguf, mlx or onnx",
-        )
-    if request.provider is not None and not adapter.takes_provider:
-        raise UsageError(
-            f"--provider {request.provider} has no use for {adapter.format}",
-            expected="--format onnx, which onnxruntime's execution providers compute",
-        )
-    adapter.check_available()
-    _reach_place(adapter)
-
-
 def _remove_scratch(folder: Path) -> None:
     """Remove what a run left that was killed."""
     own_files.sweep_for(folder)
@@ -350,14 +292,4 @@ def _remove_scratch(folder: Path) -> None:
 
 def budget_of(job: Job, adapter: Adapter) -> Budget:
     """What the user allows, in bytes; a preset is sized with the statistics of the adapter."""
-    request = job.request
-    if job.memory is not None:
-        return job.memory.budget
-    if request.size is not None:
-        return Budget(nbytes=request.size, words=f"a file of {format_size(request.size)}")
-    if request.bpw is not None:
-        nbytes = int(request.bpw * adapter.workspace.model.num_parameters / 8)
-        return Budget(nbytes=nbytes, words=f"{request.bpw:g} bits per weight")
-    assert request.like is not None
-    preset = adapter.preset_named(request.like)
-    return Budget(nbytes=adapter.preset_size(preset), words=f"the size of {adapter.label(preset)}")
+    return job.memory.budget if job.memory is not None else asked_budget(job.request, adapter)

@@ -66,6 +66,7 @@ class Adapter:
         format: The name of the format.
         compares: Whether every artefact is gated and timed as in a comparison. Otherwise the
             closest one is gated, and `bench` measures speed.
+        sizes_from_headers: Whether sizes are known before anything is made of the source.
         supports_memory: Whether it has a `memory_budget`.
         supports_probing: Whether it has a `prober`.
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
@@ -80,6 +81,7 @@ class Adapter:
 
     format: ClassVar[str]
     compares: ClassVar[bool] = False
+    sizes_from_headers: ClassVar[bool] = True
     supports_memory: ClassVar[bool] = False
     supports_probing: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False

@@ -96,6 +96,7 @@ class ONNXAdapter(Adapter):
     format = "onnx"
     supports_probing = True
     supports_tuning = True
+    sizes_from_headers = False
     takes_provider = True
     tuning_bytes = 128
 

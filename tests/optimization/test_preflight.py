@@ -1,0 +1,55 @@
+"""A dry run refuses what the run refuses, with the same words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import needs
+
+import kanna
+from kanna.errors import KannaError
+
+pytest.importorskip("torch")
+needs.llama_cpp()
+
+from helpers import tiny_models  # noqa: E402 - needs torch
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preflight") / "tiny"
+    tiny_models.make("llama", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"guard": "lm-eval:nope.yaml"}, "nope.yaml"),
+        ({"guard": "choice:nope.jsonl:0.1"}, "nope.jsonl"),
+        ({"calibration": "nope.txt"}, "nope.txt"),
+        ({"text": "nope.txt"}, "nope.txt"),
+        ({"keep": "nope"}, "'nope' names no matrix"),
+        ({"exclude": "nope"}, "no encoding named 'nope'"),
+        ({"rules": "nope=q4_0"}, "'nope' names no matrix"),
+        ({"adapter": "nope"}, "nope does not exist"),
+        ({"min_speed": 5.0, "speeds": "nope.json"}, "nope.json"),
+        ({"provider": "cpu"}, "no use for gguf"),
+        ({"on": "nope"}, "nope"),
+        ({"bpw": 0.1}, "below the smallest possible file"),
+        ({"bpw": None}, "no budget"),
+    ],
+    ids=str,
+)
+def test_a_dry_run_checks_what_the_run_does(
+    source: Path, tmp_path: Path, options: dict[str, object], problem: str
+) -> None:
+    asked: dict[str, object] = {"bpw": 8.0, **options}
+    said: list[str] = []
+    for dry_run in (True, False):
+        with pytest.raises(KannaError) as error:
+            kanna.optimize(source, tmp_path / "out", dry_run=dry_run, **asked)  # pyright: ignore
+        said.append(str(error.value))
+    assert said[0] == said[1] and problem in said[0]
+    assert not [*tmp_path.rglob("*.gguf"), *tmp_path.rglob("*.json")]
