@@ -250,17 +250,17 @@ def _corrected(corrected: dict[str, Any]) -> str:
         f"quantized layers before give, and codes of {corrected['learned']} layers learned by what "
         "the layer gives. In the runtime, on calibration text that nothing was fitted to, "
         f"the divergence went from {corrected['before']:.5f} to {corrected['after']:.5f} nats"
-        f"{_other(corrected)}, {end}: that takes a lower mean and no kind of text that loses more "
-        "than half its interval."
+        f"{_runner_up(corrected)}, {end}: that takes a lower mean and no kind of text that loses "
+        "more than half its interval."
     )
     return _table(caption, head, body, region="Values chosen again", label="By kind of text")
 
 
-def _other(corrected: dict[str, Any]) -> str:
-    if corrected["other"] is None:
+def _runner_up(corrected: dict[str, Any]) -> str:
+    if corrected["runner_up"] is None:
         return ""
     which = "without" if corrected["learned"] else "with"
-    return f" ({corrected['other']:.5f} {which} learned codes)"
+    return f" ({corrected['runner_up']:.5f} {which} learned codes)"
 
 
 def _tuned(tuning: dict[str, Any]) -> str:

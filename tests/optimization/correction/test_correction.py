@@ -163,7 +163,7 @@ def test_the_closer_file_wins_with_learned_codes_or_without(
         result, scored = corrected(made, subject, monkeypatch, without, learned)
         assert result.kept and len(scored) == 3
         assert bool(result.learned) == (wins is run.changed)
-        assert result.other is not None and f"{result.other:.5f} nats" in result.sentence()
+        assert result.runner_up is not None and f"{result.runner_up:.5f} nats" in result.sentence()
         tensors = families.load_model(kanna.open_source(artefact)).tensors
         for name, rows in wins.items():
             stored = tensors[name].raw(0, len(rows))

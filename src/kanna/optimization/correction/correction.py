@@ -51,8 +51,8 @@ class CorrectionResult:
         tensors: Matrices whose values were chosen again.
         learned: Layers whose codes were learned by what the layer gives; 0 where the file without
             them is closer.
-        other: Mean KL divergence of that of both files that is farther: without learned codes
-            where `learned`, with them otherwise; None where no layer learned.
+        runner_up: Mean KL divergence of the farther one of both corrected files: without learned
+            codes where `learned`, with them otherwise; None where no layer learned.
         device: Where both networks ran.
         remarks: What was done where the memory of that did not suffice.
     """
@@ -65,7 +65,7 @@ class CorrectionResult:
     kept: bool
     tensors: int
     learned: int = 0
-    other: float | None = None
+    runner_up: float | None = None
     device: str = CPU
     remarks: list[str] = field(default_factory=list[str])
 
@@ -79,9 +79,9 @@ class CorrectionResult:
         if self.worse:
             end += f", since {' and '.join(self.worse)} lost"
         codes = f"learned the codes of {self.learned} layers"
-        if self.other is not None:
+        if self.runner_up is not None:
             which = "without" if self.learned else "with"
-            codes += f" ({self.other:.5f} nats {which} learned codes)"
+            codes += f" ({self.runner_up:.5f} nats {which} learned codes)"
         return (
             f"chose the values of {self.tensors} matrices again, {codes}: "
             f"{self.before:.5f} → {self.after:.5f} nats, {end}"
@@ -235,7 +235,7 @@ def _closest(trial: _Trial, made: CorrectionPass, deciding: Sequence[Window]) ->
         kept=verdict.kept,
         tensors=len(versions[best]),
         learned=made.learned if best else 0,
-        other=verdicts[1 - best].mean.after if made.learned else None,
+        runner_up=verdicts[1 - best].mean.after if made.learned else None,
         device=made.device,
         remarks=made.remarks,
     )
