@@ -15,6 +15,7 @@ from helpers import needs
 
 from kanna import convert, tasks
 from kanna._util.progress import Silent
+from kanna._util.units import format_size
 from kanna.errors import UsageError
 from kanna.evaluation import reference_gguf
 from kanna.optimization import guard_spending, measure
@@ -143,6 +144,8 @@ def test_a_guard_that_cannot_be_held_says_so_and_what_to_do(home: Path) -> None:
     assert result["gate"] == "failed" and score["loss_ci"][0] > 0.02, score
     assert result["file_bytes"] <= result["budget"] and Path(result["artefact"]).is_file()
     assert len(score["flips"]) == score["lost"]
+    page = Path(result["report"]).read_text("utf-8")
+    assert f"<summary>{format_size(guard['steps'][0]['file_bytes'])}: " in page, "its flips too"
     report = json.loads(Path(result["report"]).with_suffix(".json").read_text("utf-8"))
     assert all(row["gate"] == "failed" for row in report["rows"] if row["tasks"])
     assert "--guard" in report["command"] and "--size-max" in report["command"]

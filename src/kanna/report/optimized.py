@@ -132,16 +132,24 @@ def _guard(guard: dict[str, Any] | None) -> str:
         )
         for step in guard["steps"]
     ]
-    return small_table(caption, ("file", "nats predicted", "tasks", "guard"), rows)
+    table = small_table(caption, ("file", "nats predicted", "tasks", "guard"), rows)
+    largest = guard["steps"][0]  # it is tried first
+    if largest["held"]:
+        return table
+    return table + _flips(format_size(largest["file_bytes"]), from_json(largest["scores"]))
 
 
 def _flips(name: str, scores: list[TaskScore]) -> str:
-    flips = [flip for score in scores for flip in score.flips]
+    """Questions that flipped, those that were lost first, with what was asked and answered."""
+    flips = [(score.name, flip) for score in scores for flip in score.flips]
+    flips.sort(key=lambda one: one[1].became != "wrong")
     items = "".join(
-        f"<dt>{html_text(' / '.join(f.prompt))}</dt><dd>expected: {html_text(f.expected)}</dd>"
+        f"<dt>{html_text(task)}: {html_text(' / '.join(f.prompt))}</dt>"
+        f"<dd>expected: {html_text(f.expected)}</dd>"
         f"<dd>original: {html_text(' / '.join(f.reference))}</dd>"
         f"<dd>file, now {f.became}: {html_text(' / '.join(f.answer))}</dd>"
-        for f in flips[:_MOST_FLIPS]
+        f"<dd>{html_text(f.why)}</dd>"
+        for task, f in flips[:_MOST_FLIPS]
     )
     if not items:
         return ""
