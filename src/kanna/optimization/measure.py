@@ -30,7 +30,7 @@ ROWS, HEAD_ROWS = 96, 256
 EXPERTS = 8
 """Experts of a layer whose rows are measured, at most; each has a second moment of its own."""
 _LEAST_HELD = 8
-_TABLES = {
+TABLES = {
     "token_embd.weight": gradients.EMBEDDING,
     "per_layer_token_embd.weight": gradients.LAYER_EMBEDDING,
 }
@@ -263,7 +263,7 @@ class _CostMeter:
         options = candidates(tensor, self.names)
         site = self.statistics.site_of.get(name)
         if site is None:
-            cost_of = self._embedding if name in _TABLES else self._plain
+            cost_of = self._embedding if name in TABLES else self._plain
             results = pool.map(cost_of, [tensor] * len(options), options)
             return {e.name: cost for e, cost in zip(options, results, strict=True)}
         samples = list(self._samples(name, tensor, HEAD_ROWS if site == "head" else ROWS))
@@ -340,7 +340,7 @@ class _CostMeter:
         counts = load_file(self.statistics.folder / "embedding.safetensors")["counts"].astype(
             np.float64
         )
-        columns_ = self.grads.get(_TABLES[tensor.name])
+        columns_ = self.grads.get(TABLES[tensor.name])
         counts = counts[: num_rows(tensor)]
         at, share = _sample(counts / counts.sum(), HEAD_ROWS)
         x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])

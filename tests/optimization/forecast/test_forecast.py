@@ -32,6 +32,7 @@ from kanna.optimization.forecast import (
     predict,
     rates,
 )
+from kanna.optimization.forecast.encoding_work import mixture, vectors
 from kanna.optimization.forecast.shapes import MatrixShape
 from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
@@ -131,6 +132,18 @@ def test_every_stage_is_predicted() -> None:
     assert [stage.stage for stage in stages] == [*STAGES]
     made = [stage for stage in stages if stage.stage != "guard"]
     assert all(stage.seconds > 0 and stage.memory > 0 for stage in made)
+
+
+def test_a_plan_mixes_encodings_around_its_bits() -> None:
+    mixed = mixture(4.6, 512, CANDIDATES)
+    assert sum(mixed.values()) == pytest.approx(1)
+    assert any(map(vectors, mixed)) and not all(map(vectors, mixed))
+    plain = [name for name in CANDIDATES if not vectors(name)]
+    assert not any(map(vectors, mixture(4.6, 512, plain)))
+    assert list(mixture(16, 512, CANDIDATES)) == ["f16"]
+    assert list(mixture(4.6, 288, CANDIDATES)) == ["iq4_nl"], "no block of 256 divides 288"
+    low = _seconds(replace(_extent(), bits=2.6))["write"]
+    assert low > 1.5 * _seconds(replace(_extent(), bits=6.5))["write"]
 
 
 def _seconds(extent: SearchExtent) -> dict[str, float]:

@@ -35,7 +35,7 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
     for site in able:
         parallel += sum(_products(matrix, tokens, rates) for matrix in site)
         products += 4 * tokens * site[0].columns ** 2 / rates.products
-    parallel += whole(shapes, extent.bits, rates)
+    parallel += whole(shapes, extent, rates)
     files = 2  # before and after
     if extent.bits < _LEARNED_BITS:
         files += 1

@@ -6,6 +6,8 @@ a machine scale them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from kanna import encodings
 from kanna.optimization.forecast.rates import MachineRates
 
@@ -25,6 +27,22 @@ _GROWS = 0.82
 _CUBES, _SQUARES = 0.43, 650.0
 """Of a factor of 1024 columns, the part that grows with their cube, and what grows with their
 square, as operations for each."""
+
+_TAKEN = (
+    "iq1_s",
+    "iq1_m",
+    "iq2_xxs",
+    "iq2_xs",
+    "iq2_s",
+    "iq3_xxs",
+    "iq3_s",
+    "iq4_xs",
+    "q5_k",
+    "q6_k",
+)
+"""What plans take: others of about as many bits come less close."""
+_SPREAD = 1.5
+"""Bits that matrices of a plan have more or fewer than all weights have on average."""
 
 
 def _kind(name: str) -> tuple[float, int]:
@@ -55,3 +73,31 @@ def factor_seconds(columns: int, block: int, rates: MachineRates) -> float:
     """CPU seconds of the factors of a second moment in blocks along its diagonal."""
     each = _CUBES * block**3 + _SQUARES * block**2
     return max(1, columns // block) * each / rates.factor
+
+
+def nearest(bits: float, columns: int, candidates: Sequence[str]) -> str:
+    """The candidate nearest to so many bits, of those whose blocks divide the columns."""
+    able = [n for n in candidates if columns % encodings.get(n).block == 0]
+    return min(able, key=lambda name: abs(encodings.get(name).bits - bits), default="f16")
+
+
+def mixture(bits: float, columns: int, candidates: Sequence[str]) -> Mapping[str, float]:
+    """The share of the weights in each encoding, in a plan of so many bits per weight.
+
+    Matrices that matter more get more bits and others fewer, so that at 4.6 bits many are in
+    vectors of three, which take several times as long to choose.
+
+    Args:
+        bits: On average.
+        columns: Of the matrices.
+        candidates: Encodings to choose from.
+    """
+    near = {
+        name: 1 - abs(encodings.get(name).bits - bits) / _SPREAD
+        for name in _TAKEN
+        if name in candidates and columns % encodings.get(name).block == 0
+    }
+    total = sum(share for share in near.values() if share > 0)
+    if not total:
+        return {nearest(bits, columns, candidates): 1.0}
+    return {name: share / total for name, share in near.items() if share > 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from kanna import encodings
 from kanna.optimization import measure as costs
 from kanna.optimization.forecast.calibration_work import TORCH, TORCH_BYTES, forward, read
@@ -9,6 +11,8 @@ from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import (
     factor_seconds,
     gptq_seconds,
+    mixture,
+    nearest,
     search_seconds,
     vectors,
 )
@@ -28,6 +32,8 @@ CELL = 0.0015
 _COMPARED = 6
 """Times that logits are read and written when they are compared."""
 _PROBE_WINDOWS, _TRIAL_WINDOWS = 6, 12
+_PROBE_BITS = 4.6
+"""Bits per weight of what is probed."""
 _REFERENCE_CHECK = 4.0
 """CPU seconds of the check of the reference: torch in a process of its own."""
 _CHECKED = 2.0
@@ -85,32 +91,41 @@ def _cells(
             seconds += search_seconds(name, weights, rates)
         else:
             seconds += gptq_seconds(name, weights, matrix.block, rates)
-            seconds += 2 * weights * held / rates.products
+            # Without held-out inputs the columns count by themselves, an input each.
+            seconds += 2 * weights * (held or matrix.columns) / rates.products
+            if matrix.name in costs.TABLES:
+                seconds += search_seconds(name, weights, rates)  # read forwards, too
         seconds += rates.slowness * CELL
     return seconds
 
 
-def whole(shapes: ModelShapes, bits: float, rates: MachineRates) -> float:
-    """CPU seconds of every weight by `gptq`, at about so many bits each, with all factors."""
+def whole(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> float:
+    """CPU seconds of every weight by `gptq`, in the encodings of a plan, with all factors."""
+    return _encoded(shapes, rates, lambda wide: mixture(extent.bits, wide, extent.candidates))
+
+
+def _encoded(
+    shapes: ModelShapes, rates: MachineRates, shares: Callable[[int], Mapping[str, float]]
+) -> float:
+    """The same for the share of each encoding in matrices of so many columns."""
     seconds = 0.0
     for site in shapes.sites():
         first = site[0]
-        named = _nearest(bits, first.columns)
-        times = first.experts * (2 if vectors(named) else 1)
+        times = first.experts * (2 if any(map(vectors, shares(first.columns))) else 1)
         seconds += times * factor_seconds(first.columns, first.block, rates)
     for matrix in shapes.matrices:
-        named = _nearest(bits, matrix.columns)
-        if matrix.site is None:
-            seconds += search_seconds(named, matrix.weights, rates)
-        else:
-            seconds += gptq_seconds(named, matrix.weights, matrix.block, rates)
+        for name, share in shares(matrix.columns).items():
+            weights = share * matrix.weights
+            if matrix.site is None:
+                seconds += search_seconds(name, weights, rates)
+            else:
+                seconds += gptq_seconds(name, weights, matrix.block, rates)
     return seconds + read(sum(m.weights for m in shapes.matrices), rates)
 
 
 def _nearest(bits: float, columns: int) -> str:
-    """The candidate nearest to so many bits, of those whose blocks divide the columns."""
-    able = [n for n in costs.CANDIDATES if columns % encodings.get(n).block == 0]
-    return min(able, key=lambda name: abs(encodings.get(name).bits - bits), default="f16")
+    """The encoding of a plain preset of about so many bits."""
+    return nearest(bits, columns, costs.CANDIDATES)
 
 
 def reference(shapes: ModelShapes, rates: MachineRates) -> Work:
@@ -130,10 +145,11 @@ def probe(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
     tokens = _PROBE_WINDOWS * shapes.window
     first = reference(shapes, rates)
     scored = runs(shapes, tokens * (files + 1), rates)
+    encoded = _encoded(shapes, rates, lambda wide: {_nearest(_PROBE_BITS, wide): 1.0})
     logits = 2 * _PROBE_WINDOWS * shapes.window * shapes.vocabulary
     copied = 3 * half * files / rates.copied
     return Work(
-        parallel=first.parallel + scored + whole(shapes, 4.6, rates),
+        parallel=first.parallel + scored + encoded,
         alone=first.alone + copied + rates.slowness * LOADED * (files + 1),
         written=first.written + half * files,
         memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary + _moments(shapes),
@@ -195,7 +211,7 @@ def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
     )
     checked = read(2 * shapes.parameters, rates)
     return Work(
-        parallel=whole(shapes, extent.bits, rates) + plain + checked,
+        parallel=whole(shapes, extent, rates) + plain + checked,
         alone=rates.slowness * 2.0,
         written=2 * size,
         memory=BASE_BYTES + _moments(shapes),
@@ -208,7 +224,7 @@ def local_search(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates)
     """At most so many swaps of encodings, each scored in the runtime."""
     size = shapes.parameters * extent.bits / 8
     tokens = _TRIAL_WINDOWS * shapes.window
-    once = runs(shapes, tokens, rates) + _CHANGED * whole(shapes, extent.bits, rates)
+    once = runs(shapes, tokens, rates) + _CHANGED * whole(shapes, extent, rates)
     return Work(
         parallel=extent.swaps * once + 2 * runs(shapes, tokens, rates),
         alone=extent.swaps * (rates.slowness * (LOADED + 0.5) + 2 * size / rates.copied),
@@ -255,7 +271,7 @@ def guard(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
     """One larger file, written and asked."""
     size = shapes.parameters * extent.bits / 8
     return Work(
-        parallel=whole(shapes, extent.bits, rates) + answered(shapes, extent.guard_tokens, rates),
+        parallel=whole(shapes, extent, rates) + answered(shapes, extent.guard_tokens, rates),
         alone=rates.slowness * LOADED,
         written=size,
         memory=BASE_BYTES + _moments(shapes),
@@ -294,7 +310,7 @@ def tuning(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wo
         parallel=here
         + read(shapes.parameters, rates)
         + runs(shapes, 3 * watched, rates)
-        + 0.5 * whole(shapes, extent.bits, rates),
+        + 0.5 * whole(shapes, extent, rates),
         alone=rates.slowness * TORCH,
         written=written,
         memory=TORCH_BYTES
