@@ -12,6 +12,7 @@ from kanna.optimization.correction.code_grid import SPAN, CodeGrid, rounded
 
 COLS = 512
 LEVELS = {"q2_k": 4, "q3_k": 8, "q4_k": 16, "q4_0": 16, "q4_1": 16, "q2_0": 4, "tq2_0": 3}
+LEVELS |= {"iq4_nl": 16, "iq4_xs": 16}
 
 
 def _rows(encoding: Encoding) -> U8:
@@ -20,8 +21,8 @@ def _rows(encoding: Encoding) -> U8:
 
 
 def _values(grid: CodeGrid, codes: U8) -> F32:
-    low, width = (np.repeat(part, SPAN, axis=1) for part in (grid.lowest, grid.width))
-    return np.asarray(low + width * grid.levels[codes], np.float32)
+    first, width = (np.repeat(part, SPAN, axis=1) for part in (grid.first, grid.width))
+    return np.asarray(first + width * grid.levels[codes], np.float32)
 
 
 @pytest.mark.parametrize("name", LEVELS)
@@ -32,6 +33,7 @@ def test_the_grid_gives_the_values_and_every_code_can_be_stored(name: str) -> No
     assert grid is not None and len(grid.levels) == LEVELS[name]
     values = encoding.decode(data, COLS)
     np.testing.assert_allclose(_values(grid, grid.codes), values, atol=1e-5)
+    np.testing.assert_allclose(grid.position(values), grid.codes, atol=1e-2)
     assert np.array_equal(rounded(encoding, values, data), data)
     other = np.random.default_rng(4).integers(0, LEVELS[name], values.shape).astype(np.uint8)
     wanted = _values(grid, other)
@@ -40,8 +42,16 @@ def test_the_grid_gives_the_values_and_every_code_can_be_stored(name: str) -> No
     )
 
 
-def test_vectors_uneven_grids_many_bits_and_zeros_have_none() -> None:
-    for name in ("iq2_xxs", "iq3_s", "iq4_nl", "q6_k", "f16"):
+def test_uneven_levels_lie_the_other_way_round_under_a_negative_scale() -> None:
+    grid = CodeGrid.of(encodings.get("iq4_xs"), _rows(encodings.get("iq4_xs")), COLS)
+    assert grid is not None
+    assert (grid.width > 0).any() and (grid.width < 0).any()
+    gaps = np.diff(grid.levels)
+    assert gaps.max() > 2 * gaps.min()
+
+
+def test_vectors_many_bits_and_zeros_have_none() -> None:
+    for name in ("iq2_xxs", "iq3_s", "q6_k", "f16"):
         assert name == "f16" or name in _native.grids()
         encoding = encodings.get(name)
         assert CodeGrid.of(encoding, _rows(encoding), COLS) is None

@@ -61,12 +61,13 @@ def _made(encoding: str, learned: int) -> tuple[LayerRounding, _Layer, dict[str,
     return learning, layer, data
 
 
-def test_the_layer_comes_closer_by_rows_that_the_file_holds() -> None:
-    learning, layer, data = _made("q2_k", 6)
+@pytest.mark.parametrize("encoding", ["q2_k", "iq4_xs"])
+def test_the_layer_comes_closer_by_rows_that_the_file_holds(encoding: str) -> None:
+    learning, layer, data = _made(encoding, 6)
     before = learning.error((6, 7))
     rows = learning.run()
     assert learning.error((6, 7)) < 0.95 * before
-    kind = encodings.get("q2_k")
+    kind = encodings.get(encoding)
     for name, weight in zip(NAMES, layer.weights, strict=True):
         assert rows[name].shape == data[name].shape and not np.array_equal(rows[name], data[name])
         assert np.array_equal(kind.decode(rows[name], ROWS), weight.numpy())

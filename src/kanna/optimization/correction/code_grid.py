@@ -2,7 +2,8 @@
 
 Found through error feedback itself, which knows every encoding: under a second moment of ones each
 value is rounded by itself, so far-off values give the ends of the grid, and evenly spread ones its
-levels. Nothing here knows how a format packs its codes.
+levels. Uneven levels (IQ4_NL, IQ4_XS) lie the other way round under a negative scale, which is told
+by the end that is farther from zero. Nothing here knows how a format packs its codes.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ _SEED = 20260101
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeGrid:
-    """Value = lowest + width · levels[code].
+    """Value = first + width · levels[code].
 
     Attributes:
-        lowest: Of each span of SPAN values, f32 [rows, columns / SPAN].
-        width: From its lowest value to its highest.
+        first: One end of the line of each span of SPAN values, f32 [rows, columns / SPAN].
+        width: From there to the other end; negative where the line runs down.
         levels: From 0 to 1, ascending, f32 [levels].
         codes: Of the values, uint8 [rows, columns].
     """
 
-    lowest: F32
+    first: F32
     width: F32
     levels: F32
     codes: U8
@@ -56,29 +57,46 @@ class CodeGrid:
             encoding.decode(rounded(encoding, there, data), cols)
             for there in (values - far, values + far)
         )
-        width = high - low
-        real = width > 0
-        if not real.any():
+        if not (high > low).any():
             return None
         spread = np.random.default_rng(_SEED).random(values.shape, np.float32)
-        within = np.asarray(low + spread * width, np.float32)
+        within = np.asarray(low + spread * (high - low), np.float32)
         reached = encoding.decode(rounded(encoding, within, data), cols)
-        levels = _clusters(np.asarray((reached - low)[real] / width[real], np.float32))
+        down = high > -low
+        turned = np.where(down, high, low), np.where(down, low, high)
+        lines = (cls._along(*ends, values, reached) for ends in ((low, high), turned))
+        return next((grid for grid in lines if grid is not None), None)
+
+    @classmethod
+    def _along(cls, first: F32, last: F32, values: F32, reached: F32) -> CodeGrid | None:
+        """The grid from `first` to `last`; None where `reached` or `values` lie on no such one."""
+        width = last - first
+        real = width != 0
+        levels = _clusters(np.asarray((reached - first)[real] / width[real], np.float32))
         if not 2 <= len(levels) <= LEVELS:
             return None
         middles = (levels[1:] + levels[:-1]) / 2
-        place = np.divide(values - low, width, out=np.zeros_like(width), where=real)
+        place = np.divide(values - first, width, out=np.zeros_like(width), where=real)
         codes = np.searchsorted(middles, place).astype(np.uint8)
-        again = low + width * levels[codes]
+        again = first + width * levels[codes]
         if np.abs(again - values).max() > _CLOSE * np.abs(values).max():
             return None
-        first = (slice(None), slice(None, None, SPAN))
+        each = (slice(None), slice(None, None, SPAN))
         return cls(
-            lowest=np.ascontiguousarray(low[first]),
-            width=np.ascontiguousarray(width[first]),
+            first=np.ascontiguousarray(first[each]),
+            width=np.ascontiguousarray(width[each]),
             levels=levels,
             codes=codes,
         )
+
+    def position(self, x: F32) -> F32:
+        """Where values [rows, columns] lie among the levels, in codes: 2.5 is between 2 and 3.
+
+        Beyond the ends they lie at the ends.
+        """
+        first, width = (np.repeat(part, SPAN, axis=1) for part in (self.first, self.width))
+        place = np.divide(x - first, width, out=np.zeros_like(width), where=width != 0)
+        return np.interp(place, self.levels, np.arange(len(self.levels))).astype(np.float32)
 
 
 def rounded(encoding: Encoding, x: F32, data: U8) -> U8:

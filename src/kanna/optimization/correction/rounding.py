@@ -29,7 +29,9 @@ RATE, FACTOR_RATE = 0.01, 5e-4
 START, NEAREST = 0.5, 0.45
 """How much of a weight's distance from its value its offset begins with, and the most of it."""
 _SEED = 20260101
-SETTINGS = (STEPS, BATCH, RATE, FACTOR_RATE, START, NEAREST, _SEED)
+_VALUES = 2
+"""Goes up when other codes are learned, so that results of before are made again."""
+SETTINGS = (STEPS, BATCH, RATE, FACTOR_RATE, START, NEAREST, _SEED, _VALUES)
 """What rows depend on, beside text and layers."""
 
 Ordered = Callable[[Any, str, F32], F32]
@@ -44,7 +46,7 @@ class _Moving:
     encoding: Encoding
     data: U8
     weight: Any
-    lowest: Any
+    first: Any
     width: Any
     levels: Any
     start: Any
@@ -58,8 +60,8 @@ class _Moving:
 
     def on_grid(self) -> Any:
         """Values of the codes by the scales that are there."""
-        places = self.levels[self.codes().long()].view(*self.lowest.shape, SPAN)
-        return (self.lowest[..., None] + self.width[..., None] * places).view(self.weight.shape)
+        places = self.levels[self.codes().long()].view(*self.first.shape, SPAN)
+        return (self.first[..., None] + self.width[..., None] * places).view(self.weight.shape)
 
     def step(self, speed: float) -> None:
         """Follow the sign of the gradient, which is taken."""
@@ -69,8 +71,8 @@ class _Moving:
         blocks = self.on_grid().view(*self.theta.shape, -1)
         by_block = (gradient.view(blocks.shape) * blocks).sum(-1)
         self.theta -= speed * FACTOR_RATE * by_block.sign()
-        real = (self.width > 0)[..., None]
-        signs = gradient.sign_().view(*self.width.shape, SPAN) * real
+        up = self.width.sign()[..., None]
+        signs = gradient.sign_().view(*self.width.shape, SPAN) * up
         self.offset -= speed * RATE * signs.view(self.offset.shape)
         self.weight.grad = None
         blocks = self.on_grid().view(blocks.shape)
@@ -117,16 +119,14 @@ class LayerRounding:
                 weight.device
             )
 
-        step = np.repeat(grid.width, SPAN, axis=1) / (len(grid.levels) - 1)
-        off = exact - encoding.decode(data, exact.shape[1])
-        away = np.divide(START * off, step, out=np.zeros_like(off), where=step > 0)
+        away = START * (grid.position(exact) - grid.codes)
         self._moving.append(
             _Moving(
                 name=name,
                 encoding=encoding,
                 data=data,
                 weight=weight,
-                lowest=there(grid.lowest),
+                first=there(grid.first),
                 width=there(grid.width),
                 levels=torch.from_numpy(grid.levels).to(weight.device),
                 start=there(grid.codes.astype(np.float32)).to(torch.uint8),
