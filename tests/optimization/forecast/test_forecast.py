@@ -33,6 +33,7 @@ from kanna.optimization.forecast import (
     rates,
 )
 from kanna.optimization.forecast.encoding_work import mixture, vectors
+from kanna.optimization.forecast.search_work import whole
 from kanna.optimization.forecast.shapes import MatrixShape
 from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
@@ -142,8 +143,8 @@ def test_a_plan_mixes_encodings_around_its_bits() -> None:
     assert not any(map(vectors, mixture(4.6, 512, plain)))
     assert list(mixture(16, 512, CANDIDATES)) == ["f16"]
     assert list(mixture(4.6, 288, CANDIDATES)) == ["iq4_nl"], "no block of 256 divides 288"
-    low = _seconds(replace(_extent(), bits=2.6))["write"]
-    assert low > 1.5 * _seconds(replace(_extent(), bits=6.5))["write"]
+    low, high = (whole(_shapes(8), replace(_extent(), bits=bits), RATES) for bits in (2.6, 6.5))
+    assert low > 1.5 * high
 
 
 def _seconds(extent: SearchExtent) -> dict[str, float]:
