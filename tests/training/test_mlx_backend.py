@@ -15,7 +15,7 @@ from kanna import training
 from kanna._util import extras
 from kanna.adapters import open_adapter
 from kanna.errors import UsageError
-from kanna.training import mlx_training
+from kanna.training import mlx_training, rate_finder
 from kanna.training.request import AdaptRequest
 from kanna.training.settings import MLX, TORCH
 from kanna.training.tokens import UNLEARNED, TokenizedExample
@@ -64,6 +64,22 @@ def test_it_learns_and_writes_the_layout_of_mlx_lm(home: Path, method: str) -> N
         assert done.examples == torch.examples and done.tokens == torch.tokens
 
 
+def test_the_rate_is_found_and_the_run_is_as_if_it_was_given(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_finder, "STEPS", 16)
+    data, told = home / "data.jsonl", {"backend": "mlx", "steps": 4, "learning_rate": None}
+    auto = kanna.adapt(home / "source", data, home / "auto", **fast(**told, auto=True))
+    test = auto.rate_test
+    assert 1e-5 < test["rate"] < test["best"] <= 1e-1 and 8 <= test["steps"] <= 16
+    assert auto.settings["learning_rate"] == test["rate"]
+    assert [point["rate"] for point in test["curve"]][:1] == [0.0] and len(test["curve"]) > 2
+    given = fast(**told | {"learning_rate": test["rate"]})
+    assert kanna.adapt(home / "source", data, home / "given", **given).rate_test == {}
+    one, two = (home / name / "adapters.safetensors" for name in ("auto", "given"))
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_tokens_and_what_is_learned_of_them_reach_mlx_as_they_are() -> None:
     one = TokenizedExample(ids=[5, 6, 7, 8], labels=[UNLEARNED, 6, UNLEARNED, 8])
     two = TokenizedExample(ids=[9, 3], labels=[UNLEARNED, 3])
@@ -79,7 +95,6 @@ def test_what_mlx_lm_has_not_is_refused_and_the_default_is_chosen(
 ) -> None:
     wrong: list[dict[str, Any]] = [
         {"objective": "dpo"},
-        {"auto": True},
         {"base_bits": 4},
         {"for_plan": "Q4_K_M"},
         {"device": "cpu"},
@@ -98,7 +113,7 @@ def test_what_mlx_lm_has_not_is_refused_and_the_default_is_chosen(
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert chosen(None) == MLX
-    assert chosen(None, auto=True) == TORCH
+    assert chosen(None, auto=True) == MLX and chosen(None, base_bits=4) == TORCH
 
 
 def asked(backend: str | None, **settings: Any) -> AdaptRequest:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanna._util.progress import Progress, remark
+from kanna._util.progress import Progress
 from kanna.errors import KannaError
 from kanna.tracking import TrackedRun
 from kanna.training import memory, objectives, planned_values, rate_finder
@@ -18,6 +18,7 @@ from kanna.training.checkpoints import Checkpoints
 from kanna.training.memory import MicroBatch
 from kanna.training.objectives.base import TrainerParts
 from kanna.training.planned_values import PlannedValues
+from kanna.training.rate_finder import RateTest
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
 from kanna.training.watching import Watcher, callback, interval
@@ -126,22 +127,20 @@ class TrainingTask:
     def _with_found_rate(self, parts: TrainerParts, run: TrainingRun) -> TrainerParts:
         """The parts with the learning rate that a test finds, or has found before."""
         settings = parts.settings
-        if not run.rate_test:
+
+        def find() -> RateTest:
             trial = rate_finder.test_arguments(
                 arguments(settings, self.checkpoints.folder, rate_finder.STEPS, self.step)
             )
-            test = rate_finder.find(
+            return rate_finder.find(
                 objectives.get(settings.objective),
                 replace(parts, arguments=trial),
                 self.held_out,
                 settings.learning_rate,
                 self.progress,
             )
-            run.rate_test = test.to_dict()
-            self.checkpoints.keep_rate(run.rate_test)
-        sentence = rate_finder.words(run.rate_test)
-        remark(self.progress, f"{sentence[0].upper()}{sentence[1:]}.")
-        rate = float(run.rate_test["rate"])
+
+        rate = rate_finder.settled(run, self.checkpoints, find, self.progress)
         return replace(
             parts,
             arguments=parts.arguments | {"learning_rate": rate},

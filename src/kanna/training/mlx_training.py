@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from kanna._util.progress import Progress
 from kanna.errors import FormatError, KannaError
 from kanna.sources import adapter as names
 from kanna.tracking import TrackedRun
-from kanna.training import mlx_checkpoint
+from kanna.training import mlx_checkpoint, rate_finder
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import HeldOutFigures
+from kanna.training.rate_finder import RateRamp, RateTest
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import UNLEARNED, TokenizedExample
@@ -72,35 +74,26 @@ class MLXTask:
             FormatError: mlx-lm cannot load the model.
             KannaError: The loss was no number before anything improved.
         """
+        run, latest = self.checkpoints.begin()
+        if not self.settings.auto:
+            return self._run(run, latest)
+        rate = rate_finder.settled(run, self.checkpoints, self._find_rate, self.progress)
+        return replace(self, settings=replace(self.settings, learning_rate=rate))._run(run, latest)
+
+    def _run(self, run: TrainingRun, latest: Path | None) -> TrainingRun:
+        """Train on from a checkpoint; None: from the start."""
         import mlx.core as mx
-        from mlx_lm.tuner.trainer import TrainingArgs, train
 
         settings, steps = self.settings, self.settings.total_steps(len(self.training))
         mx.random.seed(settings.seed)
         model, optimizer = self._model(), self._optimizer(steps)
-        run, latest = self.checkpoints.begin()
         run.micro_batch = settings.batch
         if latest is not None:
             mlx_checkpoint.restore(latest, model, optimizer)
         watcher = self._watcher(run, model, steps)
-        with tempfile.TemporaryDirectory(prefix="kanna-") as scratch, _quiet():
+        with _quiet():
             watcher.begin()
-            with suppress(_EndedError):
-                train(
-                    model,
-                    optimizer,
-                    self.training,
-                    args=TrainingArgs(
-                        batch_size=settings.batch,
-                        iters=steps - run.resumed,
-                        steps_per_report=1,
-                        steps_per_save=steps + 1,
-                        adapter_file=str(Path(scratch) / WEIGHTS),
-                    ),
-                    loss=_loss,
-                    iterate_batches=partial(self._batches, made=run.resumed),
-                    training_callback=_listener(watcher, optimizer),
-                )
+            self._steps(model, optimizer, range(run.resumed, steps), _listener(watcher, optimizer))
             self.progress.finish()
         if not run.state:
             raise KannaError(
@@ -109,6 +102,47 @@ class MLXTask:
                 todo=f"try --learning-rate {settings.learning_rate / 10:g}",
             )
         return run
+
+    def _steps(self, model: Any, optimizer: Any, steps: range, listener: Any) -> None:
+        """Have mlx-lm's trainer make steps, until the listener leaves its loop."""
+        from mlx_lm.tuner.trainer import TrainingArgs, train
+
+        with tempfile.TemporaryDirectory(prefix="kanna-") as scratch, suppress(_EndedError):
+            train(
+                model,
+                optimizer,
+                self.training,
+                args=TrainingArgs(
+                    batch_size=self.settings.batch,
+                    iters=len(steps),
+                    steps_per_report=1,
+                    steps_per_save=steps.stop + 1,
+                    adapter_file=str(Path(scratch) / WEIGHTS),
+                ),
+                loss=_loss,
+                iterate_batches=partial(self._batches, made=steps.start),
+                training_callback=listener,
+            )
+
+    def _find_rate(self) -> RateTest:
+        """The test of `rate_finder`, with a model and an optimizer of its own."""
+        import mlx.core as mx
+        import mlx.optimizers as optimizers
+
+        begin = time.perf_counter()
+        mx.random.seed(self.settings.seed)
+        model, steps = self._model(), rate_finder.STEPS
+        judge = replace(self, held_out=self.held_out[: rate_finder.JUDGES])._judge
+        ramp = RateRamp(model=model, judge=judge, progress=self.progress)
+        optimizer = optimizers.AdamW(learning_rate=ramp.rate(0), weight_decay=0.0)
+        with _quiet():
+            self.progress.start("learning rate", steps, "steps")
+            ramp.look(0)
+            raising = _raising(ramp, optimizer)
+            self._steps(model, optimizer, range(steps), raising)
+            self.progress.finish()
+        usual = self.settings.learning_rate
+        return ramp.result(usual, raising.made, time.perf_counter() - begin)
 
     def _model(self) -> Any:
         """The base with layers of mlx-lm's own beside every matrix."""
@@ -276,6 +310,25 @@ def _listener(watcher: Watcher, optimizer: Any) -> Any:
                 watcher.saved(made)
 
     return Listener()
+
+
+def _raising(ramp: RateRamp, optimizer: Any) -> Any:
+    """A ramp as a callback of mlx-lm, which is imported only now."""
+    from mlx_lm.tuner.callbacks import TrainingCallback
+
+    class RaisedRate(TrainingCallback):
+        """Sets the rate of every step."""
+
+        made = 0
+
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            self.made = int(train_info["iteration"])
+            ramp.stepped(self.made)
+            if ramp.over:
+                raise _EndedError
+            optimizer.learning_rate = ramp.rate(self.made)
+
+    return RaisedRate()
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, remark
+from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import Judge, Objective, TrainerParts
+from kanna.training.run import TrainingRun
 
 STEPS = 48
 """Steps of the test."""
@@ -22,7 +24,7 @@ _LOWEST, _HIGHEST = 1e-5, 1e-1
 """Rates that it goes through."""
 _LOOK = 4
 """Steps between two looks at held-out examples."""
-_JUDGES = 16
+JUDGES = 16
 """Held-out examples that are looked at."""
 _BROKEN = 1.5
 """Times the loss before, from which the test has seen enough."""
@@ -72,8 +74,16 @@ def words(test: dict[str, Any]) -> str:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Ramp:
-    """Raises the rate before every step, and looks at held-out examples."""
+class RateRamp:
+    """Raises the rate before every step, and looks at held-out examples.
+
+    Attributes:
+        model: What is trained.
+        judge: Its held-out loss.
+        progress: Where progress is reported.
+        curve: As `RateTest` has it.
+        over: Whether learning broke, so that the test has seen enough.
+    """
 
     model: Any
     judge: Judge
@@ -97,6 +107,36 @@ class _Ramp:
         self.progress.advance(1)
         if step % _LOOK == 0:
             self.look(step)
+
+    def result(self, usual: float, steps: int, seconds: float) -> RateTest:
+        """What the test came to.
+
+        Args:
+            usual: The rate to take where no rate lowers the held-out loss.
+            steps: That were made.
+            seconds: That they took.
+        """
+        rate, best = pick(self.curve, usual)
+        return RateTest(rate=rate, best=best, curve=self.curve, steps=steps, seconds=seconds)
+
+
+def settled(
+    run: TrainingRun, checkpoints: Checkpoints, find: Callable[[], RateTest], progress: Progress
+) -> float:
+    """The rate to train with, found now or by the run that this one goes on with.
+
+    Args:
+        run: Gets the test.
+        checkpoints: Where it is kept.
+        find: Makes the test.
+        progress: Where it is told.
+    """
+    if not run.rate_test:
+        run.rate_test = find().to_dict()
+        checkpoints.keep_rate(run.rate_test)
+    sentence = words(run.rate_test)
+    remark(progress, f"{sentence[0].upper()}{sentence[1:]}.")
+    return float(run.rate_test["rate"])
 
 
 def find(
@@ -123,17 +163,14 @@ def find(
     with torch.random.fork_rng():
         trainer = objective.trainer(parts)
         trainer.remove_callback(transformers.PrinterCallback)
-        judge = objective.judge(held_out[:_JUDGES], parts.settings)
-        ramp = _Ramp(model=trainer.model, judge=judge, progress=progress)
+        judge = objective.judge(held_out[:JUDGES], parts.settings)
+        ramp = RateRamp(model=trainer.model, judge=judge, progress=progress)
         trainer.add_callback(_callback(transformers, ramp))
         trainer.train()
         steps = int(trainer.state.global_step)
         trainer.model.unload()  # the base has its own layers again
     progress.finish()
-    rate, best = pick(ramp.curve, usual)
-    return RateTest(
-        rate=rate, best=best, curve=ramp.curve, steps=steps, seconds=time.perf_counter() - begin
-    )
+    return ramp.result(usual, steps, time.perf_counter() - begin)
 
 
 def pick(curve: Sequence[dict[str, float]], usual: float) -> tuple[float, float | None]:
@@ -161,7 +198,7 @@ def test_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | {"warmup_steps": 0, "lr_scheduler_type": "constant"}
 
 
-def _callback(transformers: Any, ramp: _Ramp) -> Any:
+def _callback(transformers: Any, ramp: RateRamp) -> Any:
     """A ramp as a callback of transformers, which is imported only now."""
 
     class Raise(transformers.TrainerCallback):

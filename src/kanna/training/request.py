@@ -89,7 +89,6 @@ class AdaptRequest:
             "--device": self.device is not None,
             "--draft": self.draft is not None,
             "--objective": settings.objective != objectives.DEFAULT,
-            "--auto": settings.auto,
             "--base-bits": settings.base_bits is not None,
         }
         of_torch = [option for option, is_asked in asked.items() if is_asked]

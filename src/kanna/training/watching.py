@@ -11,6 +11,7 @@ from typing import Any
 
 from kanna._util.progress import Progress, done_before, ends_within
 from kanna.tracking import TrackedRun
+from kanna.training import loss_curve
 from kanna.training.checkpoints import EVERY, Checkpoints
 from kanna.training.objectives.base import HeldOutFigures, Judge
 from kanna.training.run import TrainingRun
@@ -117,7 +118,7 @@ class Watcher:
         run = self.run
         run.steps = step
         # transformers logs after this; the loss of a step that went wrong shows there.
-        self.progress.advance(1, f"held-out loss {run.best_loss:.3f}")
+        self.progress.advance(1, self._told())
         run.seconds = time.perf_counter() - self._begin
         if not run.predicted_seconds and step >= min(_FIRST, self.steps):
             run.predicted_seconds = run.seconds * self.steps / step
@@ -132,6 +133,12 @@ class Watcher:
                 run.stopped = "early"
             elif late and step < self.steps:
                 run.stopped = "time"
+
+    def _told(self) -> str:
+        """The losses so far, beside the bar."""
+        losses = [seen["loss"] for seen in self.run.history if "loss" in seen]
+        curve = f"loss {loss_curve.drawn(losses)} {losses[-1]:.3f}, " if losses else ""
+        return f"{curve}held-out {self.run.best_loss:.3f}"
 
     @property
     def saves(self) -> bool:
