@@ -48,7 +48,9 @@ def test_parts_that_are_read_here_are_merged_and_kept(
     made = calibrated(model, text, tmp_path / "all")
     assert made.tokens == 11 * WINDOW and not made.reused
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["all"]
+    (tmp_path / "all-shards").mkdir()  # as a run leaves it that is killed at its end
     assert calibrated(model, text, tmp_path / "all").reused
+    assert not (tmp_path / "all-shards").exists()
     for number in (1, 2, 3):
         kanna.calibrate(
             model,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families
-from kanna._util import extras
+from kanna._util import extras, own_files
 from kanna._util.arguments import several
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
@@ -20,7 +20,7 @@ from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.adapters import AdapterWeights
-from kanna.calibration import fingerprint, self_generated, statistics, texts
+from kanna.calibration import adapted_passes, fingerprint, self_generated, statistics, texts
 from kanna.calibration import gradients as backward
 from kanna.calibration.adapted_passes import (
     AdaptedPasses,
@@ -32,6 +32,7 @@ from kanna.calibration.devices import CPU, check_device, serves
 from kanna.calibration.disk import check_disk
 from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
+from kanna.calibration.shards import spread
 from kanna.calibration.shards.part import Shard
 from kanna.calibration.shards.spread import ShardCall, ShardedText, check_parts
 from kanna.calibration.statistics import HELD_TEXT, IMATRIX
@@ -185,7 +186,7 @@ def calibrate(
         extras.require(EXTRA, "calibration", ("torch", "transformers"))
     notes: list[str] = []
     with holding(folder, "calibrate", parents=True):
-        reused = reused and _is_complete(folder, key, device)
+        reused = reused and _is_kept(folder, key, device)
         differentiates = gradients and shards is None and not adapted
         if differentiates and not (reused and (folder / backward.FILE).is_file()):
             check_disk(text.model, windows.ids.size, widest, folder, gradients=True)
@@ -356,3 +357,12 @@ def _is_complete(folder: Path, key: dict[str, Any], device: str | None) -> bool:
         return False
     same = {k: earlier.info.get(k) for k in key} == key
     return same and all((folder / name).is_file() for name in files)
+
+
+def _is_kept(folder: Path, key: dict[str, Any], device: str | None) -> bool:
+    """The same, asked by who holds the folder: parts of a run that was ended at its end go."""
+    kept = _is_complete(folder, key, device)
+    if kept:
+        own_files.remove(adapted_passes.parts_of(folder))
+        own_files.remove(spread.parts_of(folder))
+    return kept

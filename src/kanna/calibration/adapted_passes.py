@@ -70,6 +70,11 @@ def refuse_parts(adapter: AdapterWeights | None, shard: str | None, shards: int 
         )
 
 
+def parts_of(out: Path) -> Path:
+    """Where the statistics of single passes lie until those of all are written."""
+    return out.with_name(f"{out.name}-passes")
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptedPasses:
     """The passes over a text.
@@ -103,7 +108,7 @@ class AdaptedPasses:
         folders: list[Path] = []
         remarks: list[str] = []
         for number in range(len(self.adapted) + 1):
-            folder = out.with_name(f"{out.name}-passes") / str(number)
+            folder = parts_of(out) / str(number)
             key = self._key(number)
             adapted = self.adapted[number - 1] if number else None
             model = self.base if adapted is None else families.load_decoder(adapted)
@@ -120,7 +125,7 @@ class AdaptedPasses:
                 )
             folders.append(folder)
         merged(folders, out, self.base, overwrite=True, progress=progress)
-        own_files.remove(folders[0].parent)
+        own_files.remove(parts_of(out))
         return remarks
 
     def _key(self, number: int) -> dict[str, Any]:

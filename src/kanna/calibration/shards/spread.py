@@ -55,6 +55,11 @@ class ShardCall:
         self.calibrate(source, folder, calibration=texts, progress=Silent(), **self.options)
 
 
+def parts_of(out: Path) -> Path:
+    """Where the shards lie until the statistics of the whole text are written."""
+    return out.with_name(f"{out.name}-shards")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedText:
     """A text in parts.
@@ -105,13 +110,13 @@ class ShardedText:
                     todo="hold kanna's version and the text on the machines to those here",
                 )
         merged(folders, out, self.model, overwrite=True, progress=progress)
-        own_files.remove(folders[0].parent)
+        own_files.remove(parts_of(out))
 
     def _numbers(self) -> Sequence[int]:
         return range(1, self.count + 1)
 
     def _folder(self, out: Path, number: int) -> Path:
-        return out.with_name(f"{out.name}-shards") / f"{number}-of-{self.count}"
+        return parts_of(out) / f"{number}-of-{self.count}"
 
     def _key(self, number: int) -> dict[str, Any]:
         part = Shard(number=number, count=self.count)
