@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import needs, tiny_adapters
+from helpers.disturbances import small_disk
 from helpers.tiny_adapters import RECIPES, change_config
 from safetensors.numpy import load_file, save_file
 
@@ -327,6 +328,17 @@ def test_a_broken_adapter_is_refused_and_nothing_written(
     with pytest.raises(error, match=words):
         kanna.merge(source, tmp_path / "adapter", tmp_path / "out", threads=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["merged", "merged.gguf"])
+def test_a_disk_without_room_is_refused_and_nothing_written(
+    home: Path, tmp_path: Path, name: str
+) -> None:
+    source, adapter, _ = adapted(home, "lora")
+    with small_disk(tmp_path / "small", "1m") as disk:
+        with pytest.raises(KannaError, match="space|free|disk"):
+            kanna.merge(source, adapter, disk / name, threads=1)
+        assert not list(disk.iterdir())
 
 
 def test_another_base_is_refused(home: Path, tmp_path: Path) -> None:

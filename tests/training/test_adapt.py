@@ -22,7 +22,7 @@ from kanna.adapters import open_adapter
 from kanna.cli.main import cli
 from kanna.errors import KannaError, MissingError, OutputError, UsageError
 from kanna.formats import folder_files
-from kanna.training import AdaptResult, examples
+from kanna.training import AdaptResult, examples, watching
 from kanna.training.tokens import UNLEARNED, ChatTokenizer
 
 needs.package("trl")
@@ -266,6 +266,28 @@ def test_a_loss_that_is_no_number_stops_the_run(home: Path, tmp_path: Path) -> N
     with pytest.raises(KannaError, match="no number"):
         kanna.adapt(broken, home / "chats.jsonl", tmp_path / "nan", **fast())
     assert not (tmp_path / "nan").exists()
+
+
+def test_the_best_state_before_a_loss_that_is_no_number_is_written(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file
+
+    stepped = watching.Watcher.stepped
+
+    def breaking(watcher: watching.Watcher, step: int) -> None:
+        stepped(watcher, step)
+        if step == 10:
+            for value in watcher.model.parameters():
+                if value.requires_grad:
+                    value.data.fill_(math.nan)
+
+    monkeypatch.setattr(watching.Watcher, "stepped", breaking)
+    done = kanna.adapt(home / "source", home / "chats.jsonl", tmp_path / "out", **fast())
+    assert done.stopped == "nan" and 0 < done.best_step <= 10 < done.steps < 16
+    assert done.tuned_loss < done.base_loss and any("no number" in note for note in done.notes)
+    values = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(abs(float(value.sum())) < math.inf for value in values.values())
 
 
 def test_it_stops_when_nothing_improves_and_when_time_is_over(home: Path, tmp_path: Path) -> None:

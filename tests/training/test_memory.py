@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from helpers import needs, tiny_adapters
+from helpers.disturbances import small_disk
 
 import kanna
 from kanna._util.progress import Silent
@@ -152,6 +153,16 @@ def test_a_disk_that_is_full_leaves_nothing_under_the_final_name(
     run = CliRunner().invoke(cli, [*asked, "--rank", "2", "--threads", "1", "--samples", "0"])
     assert run.exit_code == 1 and "space" in run.stderr and "Traceback" not in run.stderr
     assert [p.name for p in home.iterdir() if "full" in p.name] == []
+
+
+def test_an_adapter_that_has_no_room_on_its_disk_leaves_nothing(home: Path) -> None:
+    """A disk of 300 kB, and three times as many bytes of values."""
+    asked = ["adapt", str(home / "source"), "--data", str(home / "data.jsonl"), "--steps", "1"]
+    few = ["--samples", "0", "--threads", "1", "--no-verify"]
+    with small_disk(home / "small", "300k") as disk:
+        run = CliRunner().invoke(cli, [*asked, "-o", str(disk / "out"), *few])
+        assert run.exit_code == 1 and "space" in run.stderr, run.stderr
+        assert "Traceback" not in run.stderr and not list(disk.iterdir())
 
 
 def test_a_short_run_with_much_to_look_at_looks_at_its_ends(home: Path) -> None:
