@@ -68,7 +68,7 @@ def test_an_interrupted_run_keeps_the_rate_and_is_as_if_it_was_given(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(watching.Watcher, "stepped", ended)
         adapt(home, "auto", steps=8, auto=True, progress=phases)
-    assert [*phases.steps][-2:] == ["learning rate", "train"]
+    assert [*phases.steps][-3:] == ["learning rate", "held-out loss of the base", "train"]
     assert 8 < phases.steps["learning rate"] <= rate_finder.STEPS <= 60
     assert "it did best at" in phases.lines[-1] and "is taken (learning rate" in phases.lines[-1]
     with monkeypatch.context() as patched:

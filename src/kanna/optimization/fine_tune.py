@@ -19,7 +19,7 @@ from kanna.errors import UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.optimization.request import OptimizeRequest
 from kanna.sources import Source
-from kanna.training import HELD_OUT, examples, learned, near_duplicates
+from kanna.training import HELD_OUT, examples, learned, near_duplicates, tables
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 from kanna.verification import retention as gains
 
@@ -239,7 +239,7 @@ def _domain(
                 todo="give the data that was trained on, or leave --calibration out",
             )
         parts = [one.words() for one in kept]
-        whole = path.suffix == ".jsonl" or path.is_dir()
+        whole = path.suffix in (".jsonl", *tables.SUFFIXES) or path.is_dir()
         learned.refuse_containing(path, parts if whole else ["\n\n".join(parts)], judging)
         chats = chats or ChatTokenizer.of_source(tuned, _WHOLE)
         texts.append(DomainText(name=path.name, texts=[chats.text(one) for one in kept]))

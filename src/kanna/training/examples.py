@@ -13,17 +13,18 @@ from kanna._util.arguments import several
 from kanna._util.nearest import absent
 from kanna.errors import NotFoundError, UsageError
 from kanna.training import tables
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-_SHARE_GPT = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
-_FORMS = (
-    '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}, '
-    '{"prompt": …, "completion": …} or {"text": …}'
+from kanna.training.messages import (
+    FORMS,
+    LINE_TODO,
+    list_of,
+    message_of,
+    share_gpt,
+    tools_of,
 )
+
 _PART = 2000
 """Characters of a plain text that are one example, about."""
 MOST_BYTES = 1 << 30
-LINE_TODO = "bring the line into this form, or remove it"
 HELD_OUT = "held-out.jsonl"
 """Beside an adapter: the examples that judged it and were not learned."""
 
@@ -110,7 +111,7 @@ def read(data: str | Path | Sequence[str | Path]) -> Examples[Example]:
         UsageError: A file or a line is none of these; names the line.
     """
     kinds = (".jsonl", *tables.SUFFIXES, ".txt", ".md")
-    return gather(data, kinds, _example, _FORMS, parts=_parts)
+    return gather(data, kinds, _example, FORMS, parts=_parts)
 
 
 def gather(
@@ -250,11 +251,11 @@ def _example(value: dict[str, Any], where: str) -> Example:
     if "chosen" in value or "rejected" in value:
         raise UsageError(
             f"{where} is a pair of preferences",
-            expected=_FORMS,
+            expected=FORMS,
             todo="learn from pairs with --objective dpo, or give the chosen answers alone",
         )
     if "conversations" in value and "messages" not in value:
-        value = {**value, "messages": [_renamed(m) for m in list_of(value, "conversations", where)]}
+        value = share_gpt(value, where)
     if "messages" in value:
         messages = [
             message_of(m, where, i) for i, m in enumerate(list_of(value, "messages", where))
@@ -265,13 +266,10 @@ def _example(value: dict[str, Any], where: str) -> Example:
                 expected="an answer to learn",
                 todo="add the answer, or remove the line",
             )
-        tools = list_of(value, "tools", where) if value.get("tools") else []
-        return Example(where=where, messages=messages, tools=tools)
+        return Example(where=where, messages=messages, tools=tools_of(value, where))
     for key in ("prompt", "completion", "text"):
         if key in value and not isinstance(value[key], str):
-            raise UsageError(
-                f"{where} has a {key} that is no text", expected=_FORMS, todo=LINE_TODO
-            )
+            raise UsageError(f"{where} has a {key} that is no text", expected=FORMS, todo=LINE_TODO)
     if "text" in value:
         text = value["text"]
     elif "prompt" in value and "completion" in value:
@@ -279,7 +277,7 @@ def _example(value: dict[str, Any], where: str) -> Example:
     else:
         raise UsageError(
             f"{where} has the keys {', '.join(value) or 'none'}",
-            expected=_FORMS,
+            expected=FORMS,
             todo="rename the keys, or remove the line",
         )
     if not text.strip():
@@ -287,42 +285,3 @@ def _example(value: dict[str, Any], where: str) -> Example:
     return Example(
         where=where, prompt=value.get("prompt", "") if "text" not in value else "", text=text
     )
-
-
-def list_of(value: dict[str, Any], key: str, where: str) -> list[Any]:
-    """The list under a key; UsageError for anything else, and for an empty one."""
-    items = value[key]
-    if not isinstance(items, list) or not items:
-        raise UsageError(
-            f"{where} has {key} that are no list of objects", expected=_FORMS, todo=LINE_TODO
-        )
-    return items
-
-
-def _renamed(message: Any) -> Any:
-    """A message of ShareGPT in OpenAI's words."""
-    if not isinstance(message, dict) or "from" not in message:
-        return message
-    given = cast(dict[str, Any], message)
-    return {"role": _SHARE_GPT.get(given["from"], given["from"]), "content": given.get("value")}
-
-
-def message_of(message: Any, where: str, index: int) -> dict[str, Any]:
-    """A message of OpenAI's form; UsageError, which names the place, for anything else."""
-    place = f"{where}, message {index + 1}"
-    if not isinstance(message, dict):
-        raise UsageError(f"{place} is no object", expected=_FORMS, todo=LINE_TODO)
-    given = cast(dict[str, Any], message)
-    if given.get("role") not in ROLES:
-        raise UsageError(
-            f"{place} has the role {given.get('role')!r:.60}",
-            expected=", ".join(ROLES),
-            todo="rename the role, or leave the message out",
-        )
-    content = given.get("content")
-    calls = given.get("tool_calls") or given.get("reasoning_content")
-    if not isinstance(content, str) and not (content is None and calls):
-        raise UsageError(f"{place} has no content that is a text", expected=_FORMS, todo=LINE_TODO)
-    if given["role"] == "assistant" and not calls and not str(content).strip():
-        raise UsageError(f"{place} is an empty answer", todo="remove it")
-    return given

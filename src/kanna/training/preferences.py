@@ -10,14 +10,8 @@ from typing import Any, cast
 
 from kanna.errors import UsageError
 from kanna.training import tables
-from kanna.training.examples import (
-    LINE_TODO,
-    Example,
-    Examples,
-    gather,
-    list_of,
-    message_of,
-)
+from kanna.training.examples import Example, Examples, gather
+from kanna.training.messages import LINE_TODO, list_of, message_of, tools_of
 
 FORMS = (
     '{"prompt": …, "chosen": …, "rejected": …}, the prompt a text or a list of messages, or '
@@ -166,8 +160,7 @@ def _chat(
             expected="one of the assistant",
             todo=LINE_TODO,
         )
-    tools = list_of(value, "tools", where) if value.get("tools") else []
-    return Example(where=where, messages=[*prompt, answer], tools=tools)
+    return Example(where=where, messages=[*prompt, answer], tools=tools_of(value, where))
 
 
 def _content(example: Example) -> Any:

@@ -18,6 +18,7 @@ from kanna.tokenizer import templates
 from kanna.tokenizer.chat import render
 from kanna.tokenizer.files import NAMES, TOKENIZER, configured
 from kanna.training.examples import Example
+from kanna.training.messages import with_texts
 from kanna.training.preferences import PreferencePair
 
 UNLEARNED = -100
@@ -223,22 +224,30 @@ class ChatTokenizer:
                 todo='give {"prompt": …, "completion": …} or {"text": …}, or add '
                 "chat_template.jinja to the model's folder",
             )
-        try:
-            return render(
-                template,
-                example.messages[:count],
-                bos=self.tokenizer.bos_token or "",
-                eos=self.tokenizer.eos_token or "",
-                add_generation_prompt=prompt,
-                **({"tools": list(example.tools)} if example.tools else {}),
-            )
-        except FormatError as error:
-            roles = ", ".join(dict.fromkeys(m["role"] for m in example.messages))
-            raise UsageError(
-                f"{example.where}: the model's chat template refuses it: {error.found}",
-                expected=f"a template that takes the roles {roles} in this order",
-                todo="change the conversation to what the template takes",
-            ) from None
+        messages = example.messages[:count]
+        more = {"tools": list(example.tools)} if example.tools else {}
+        shapes = [messages]
+        if any(message.get("tool_calls") for message in messages):
+            shapes.append([with_texts(message) for message in messages])
+        refusals: list[str] = []
+        for shape in shapes:
+            try:
+                return render(
+                    template,
+                    shape,
+                    bos=self.tokenizer.bos_token or "",
+                    eos=self.tokenizer.eos_token or "",
+                    add_generation_prompt=prompt,
+                    **more,
+                )
+            except FormatError as error:
+                refusals.append(error.found)
+        roles = ", ".join(dict.fromkeys(m["role"] for m in example.messages))
+        raise UsageError(
+            f"{example.where}: the model's chat template refuses it: {refusals[0]}",
+            expected=f"a template that takes the roles {roles} in this order",
+            todo="change the conversation to what the template takes",
+        )
 
     def _chat(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
         """The text of a conversation, and where in it answers are."""
