@@ -11,6 +11,7 @@ from kanna.optimization.time_budget import words
 
 _STAGES_AFTER = {
     "probe": ("allocate", "write", "prove", "report"),
+    "accuracy": ("prove", "report"),
     "local-search": ("prove", "report"),
     "correction": ("prove", "report"),
     "tuning": ("prove", "report"),

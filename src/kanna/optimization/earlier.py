@@ -29,7 +29,7 @@ def kept(path: Path, note: Callable[[str], object]) -> Generator[None]:
     try:
         yield
     except BaseException:
-        if linked:
+        if linked and _same(path, aside):
             own_files.remove(aside)
         raise
     if not before:

@@ -35,6 +35,7 @@ from kanna.plan.allocate import Choice
 _SCRATCH = (
     ".judge-*",
     ".memory-*",
+    ".levels-*",
     ".probe-*",
     ".swaps-*",
     ".correction-*",

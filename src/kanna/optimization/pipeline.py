@@ -10,22 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kanna._util.units import format_size
-from kanna.calibration import calibrate as calibrate_source
-from kanna.calibration import gradients as backward
-from kanna.calibration import self_generated, statistics, texts
-from kanna.calibration.expert_coverage import few_tokens
-from kanna.calibration.windows import cut
-from kanna.errors import KannaError
-from kanna.evaluation.stats import MIN_WINDOWS
+from kanna.calibration import statistics
 from kanna.optimization import earlier as earlier_files
-from kanna.optimization import (
-    fine_tune_table,
-    guard_spending,
-    proof,
-    report_data,
-    reporting,
-    speed_outcome,
-)
+from kanna.optimization import guard_spending, input_statistics, proof, reporting, speed_outcome
+from kanna.optimization.accuracy_levels import AccuracyResult
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.correction.correction import CorrectionResult, correct, take_up
@@ -40,8 +28,7 @@ from kanna.optimization.job import (
     budget_of,
     open_job,
 )
-from kanna.optimization.kl_scorer import Window, can_decide, held_out
-from kanna.optimization.lapped_progress import LappedProgress
+from kanna.optimization.kl_scorer import Window, can_decide
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import Measured
 from kanna.optimization.measure import measure as measure_costs
@@ -56,7 +43,7 @@ from kanna.optimization.time_budget import chosen
 from kanna.optimization.times import times
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
-from kanna.optimization.tuning.recovery import WINDOWS, Recovery, learned_tokens
+from kanna.optimization.tuning.recovery import Recovery
 
 
 def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -74,7 +61,10 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     searched = allocation.local_search
     if deciding and (searched is None or searched.finished(job.effort.swaps)):
         take_up(calibration.adapter, allocation.plan, calibration.windows, deciding)
-    written = write(job, calibration, allocation)
+    with earlier_files.kept(calibration.adapter.artefact(NAME), context.note):
+        written = write(job, calibration, allocation)
+        levelled = job.forecast.extent.levels and deadline.allows("accuracy")
+        levels = accuracy(job, calibration, allocation, written) if levelled else None
     if allocation.local_search is not None and deadline.allows("local-search"):
         local_search(job, allocation.local_search, allocation, written)
     corrected = None
@@ -91,8 +81,7 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
         allocation,
         written,
         costs=costs,
-        corrected=corrected,
-        tuned=tuned,
+        refined=reporting.Refinements(levels=levels, corrected=corrected, tuned=tuned),
         proved=proved,
     )
     return replace(made, times=times(job.forecast, context.clock))  # the report's own, too
@@ -101,64 +90,13 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
 @stage("calibrate", "Text → second moments of every matrix's inputs, held-out samples of them")
 def calibrate(job: Job) -> CalibratedSource:
     """Run text through the source, and keep the statistics of its inputs."""
-    workspace, context, request = job.workspace, job.context, job.request
-    paths = self_generated.resolve(
-        request.calibration,
-        workspace.source,
-        workspace.model,
-        tokens=request.tokens,
-        device=context.device,
-        progress=context.progress,
-    ).paths
-    if job.fine_tunes:
-        paths = job.fine_tunes[0].with_domain(paths, request, workspace.folder / "domain")
-    tokens, least = request.tokens, MIN_WINDOWS
-    if request.recover:
-        tokens, least = learned_tokens(workspace.model, paths, tokens), WINDOWS
-    folder = workspace.folder / "statistics"
-    calibrated = calibrate_source(
-        workspace.source,
-        folder,
-        calibration=paths,
-        adapter=dict(request.adapter) if request.apart else None,
-        tokens=tokens,
-        gradients=request.apart and not backward.lacking(workspace.model, workspace.folder),
-        device=context.device,
-        progress=LappedProgress(context.progress, context.clock, "calibrate", "gradients"),
-    )
-    context.on_message(
-        f"calibrated on {calibrated.tokens:,} tokens"
-        + (", kept from before" if calibrated.reused else "")
-    )
-    few = few_tokens(calibrated.coverage)
-    context.note(*calibrated.notes, *([few] if few else []))
-    return CalibratedSource(
-        adapter=type(job.adapter)(replace(workspace, statistics=folder)),
-        windows=cut(texts.documents(paths, workspace.model)[0], workspace.model, tokens=tokens),
-        held_out=held_out(workspace.model, paths, tokens, least),
-    )
+    return input_statistics.calibrated(job)
 
 
 @stage("gradients", "A backward pass, layer by layer → how the loss feels an error in each row")
 def gradients(job: Job, calibration: CalibratedSource) -> None:
     """Write the gradients beside the statistics, where there is memory for a backward pass."""
-    model, context = job.workspace.model, job.context
-    instead = "tensors were weighed by their relative errors instead of their gradients"
-    if lacking := backward.lacking(model, calibration.statistics):
-        context.note(f"{lacking}: {instead}")
-        return
-    try:
-        remarks = backward.gradients(
-            model,
-            calibration.windows,
-            calibration.statistics,
-            statistics.read(calibration.statistics).sha256,
-            device=context.device,
-            progress=context.progress,
-        )
-        context.note(*remarks)
-    except KannaError as error:
-        context.note(f"{error.found}: {instead}")
+    input_statistics.with_gradients(job, calibration)
 
 
 @stage("measure", "Every encoding × every matrix → predicted nats")
@@ -253,14 +191,23 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
         specs.append(ArtefactSpec(name=baseline, path=adapter.artefact(preset), preset=preset))
     for tune in job.fine_tunes:
         tune.write_alone(job.context.running())
-    with earlier_files.kept(specs[0].path, job.context.note):
-        optimized = adapter.write(specs[0])
+    optimized = adapter.write(specs[0])
     return Written(
         specs=specs,
         rows=[optimized, *(adapter.write(spec) for spec in specs[1:])],
         baseline=baseline,
         offers=offers,
     )
+
+
+@stage("accuracy", "Inputs rounded or not, by kind of product → the plan's levels")
+def accuracy(
+    job: Job, calibration: CalibratedSource, allocation: Allocation, written: Written
+) -> AccuracyResult | None:
+    """Leave inputs in floats where rounding them costs too much; None where it is not measured."""
+    result = calibration.adapter.settle_levels(allocation.plan, written.specs[0].path)
+    job.context.note(*(result.notes() if result else ()))
+    return result
 
 
 @stage("local-search", "Other plans of that size, in the runtime → the better one", seconds="swaps")
@@ -353,28 +300,24 @@ def report(
     written: Written,
     *,
     costs: Measured,
-    corrected: CorrectionResult | None,
-    tuned: TuningResult | None,
+    refined: reporting.Refinements,
     proved: Proof,
 ) -> OptimizeResult:
     """Write the report, and say what was made."""
-    adapter, trials, rows = calibration.adapter, allocation.local_search, proved.rows
+    adapter, trials = calibration.adapter, allocation.local_search
     by_kind = reporting.by_kind_of_text(job, calibration, proved)
     limits = speed_outcome.limits(job, calibration, allocation, proved)
     section = {
-        "pictures": report_data.pictures(rows, adapter.names),
+        **reporting.outcome(job, calibration, allocation, proved),
         "curve": reporting.curve(adapter, allocation, written),
         "domains": by_kind,
-        "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
-        **reporting.value_changes(corrected, tuned),
-        "times": times(job.forecast, job.context.clock),
+        **refined.section(),
         **limits,
-        "guard": proved.guard,
-        "fine_tune": fine_tune_table.table(job, calibration, allocation, proved),
         **reporting.calibrated(calibration, costs),
     }
     best = proved.best
-    left, page = reporting.earlier_artefacts(job, rows), reporting.write_page(job, proved, section)
+    left = reporting.earlier_artefacts(job, proved.rows)
+    page = reporting.write_page(job, proved, section)
     return OptimizeResult(
         artefact=best.path or "",
         file_bytes=best.file_bytes or 0,
@@ -388,8 +331,7 @@ def report(
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),
         swaps=reporting.swaps(allocation, proved, by_kind),
-        correction=corrected.to_dict() if corrected else None,
-        tuning=tuned.to_dict() if tuned else None,
+        **refined.outcome(),
         **limits,
         left=left,
         target=for_target(job, proved.best),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from kanna.calibration.expert_coverage import coverage
 from kanna.comparison import CompareResult
 from kanna.comparison.description import describe_source, environment
 from kanna.comparison.rows import Row
-from kanna.optimization import guard_spending, report_data
+from kanna.optimization import fine_tune_table, guard_spending, report_data
+from kanna.optimization.accuracy_levels import AccuracyResult
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.correction.correction import CorrectionResult
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof, Written
 from kanna.optimization.measure import Measured
 from kanna.optimization.search import NAME
+from kanna.optimization.times import times
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
 from kanna.plan import load
@@ -70,12 +72,47 @@ def calibrated(calibration: CalibratedSource, costs: Measured) -> dict[str, Any]
     }
 
 
-def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None) -> dict[str, Any]:
-    """What was tried on the values of a finished plan; None where it was not."""
+def outcome(
+    job: Job, calibration: CalibratedSource, allocation: Allocation, proved: Proof
+) -> dict[str, Any]:
+    """Plans of the files, swaps that were tried, times, and what guards and fine-tunes came to."""
+    trials = allocation.local_search
     return {
-        "corrected": corrected.to_dict() if corrected else None,
-        "tuned": tuned.to_dict() if tuned else None,
+        "pictures": report_data.pictures(proved.rows, calibration.adapter.names),
+        "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
+        "times": times(job.forecast, job.context.clock),
+        "guard": proved.guard,
+        "fine_tune": fine_tune_table.table(job, calibration, allocation, proved),
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinements:
+    """What was tried on the written artefact; None where it was not."""
+
+    levels: AccuracyResult | None
+    corrected: CorrectionResult | None
+    tuned: TuningResult | None
+
+    def section(self) -> dict[str, Any]:
+        """As the report has it."""
+        return {
+            "accuracy": _data(self.levels),
+            "corrected": _data(self.corrected),
+            "tuned": _data(self.tuned),
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """As fields of the result."""
+        return {
+            "accuracy": _data(self.levels),
+            "correction": _data(self.corrected),
+            "tuning": _data(self.tuned),
+        }
+
+
+def _data(result: AccuracyResult | CorrectionResult | TuningResult | None) -> dict[str, Any] | None:
+    return result.to_dict() if result else None
 
 
 def judged(proved: Proof, baseline: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from kanna._util.bars import duration
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
+from kanna.optimization.accuracy_levels import level_words
 from kanna.optimization.times import TIME_COLUMNS, time_rows, total
 from kanna.tasks.pairing import certain_loss, from_json
 
@@ -32,6 +33,8 @@ class OptimizeResult(Result):
         seconds: By stage.
         swaps: How many trials of other plans were made and kept, and the divergence before and
             after on the text that decided and on text that did not; None where none were made.
+        accuracy: Which kinds of products read their inputs in floats, and what rounding those of
+            each costs, see `kanna.optimization.accuracy_levels.AccuracyResult`; None: not measured.
         correction: What choosing values again by what quantized layers before them give came to,
             for each kind of text; None where it was not tried.
         tuning: What tuning scales and norms came to; None where it was not tried.
@@ -75,6 +78,7 @@ class OptimizeResult(Result):
     statistics: str
     seconds: dict[str, float]
     swaps: dict[str, Any] | None = None
+    accuracy: dict[str, Any] | None = None
     correction: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
@@ -115,6 +119,7 @@ class OptimizeResult(Result):
             ("File", self.artefact),
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
             ("Closeness", self.grade),
+            ("Inputs", level_words(self.accuracy)),
             ("Recovery", recovery_words(self.tuning)),
             *kept_facts(self.retention, self.beside),
             *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),

@@ -11,6 +11,7 @@ from kanna.escaping import html_text
 from kanna.report.curve import curve
 from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
+from kanna.report.rounded_inputs import rounded_inputs
 from kanna.report.speeds import speeds
 from kanna.report.tables import small_table
 from kanna.tasks.pairing import TaskScore, from_json
@@ -47,6 +48,8 @@ def sections(data: dict[str, Any]) -> str:
         parts.append("<h2>Experts</h2>" + markup)
     if markup := _swaps(optimization.get("swaps") or []):
         parts.append("<h2>Swaps tried</h2>" + markup)
+    if levels := optimization.get("accuracy"):
+        parts.append("<h2>Inputs of products</h2>" + rounded_inputs(levels))
     if corrected := optimization.get("corrected"):
         parts.append("<h2>Values chosen again</h2>" + _corrected(corrected))
     if tuning := optimization.get("tuned"):

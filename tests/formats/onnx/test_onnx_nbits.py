@@ -20,6 +20,7 @@ from kanna.encodings.grouped.nbits import parse
 from kanna.errors import OutputError, PlanError, UnsupportedError, UsageError
 from kanna.plan import Plan, RuleModel
 from kanna.sources import open_source
+from kanna.verification.parity import stored_weights
 
 
 @pytest.fixture
@@ -211,6 +212,9 @@ def test_nodes_round_their_inputs_unless_a_rule_says_otherwise(tiny: Path, tmp_p
         for name, a in nodes(tmp_path / "out", "MatMulNBits").items()
     }
     assert levels == {"o_proj": 0, "down_proj": 4}
+    stored = stored_weights(tmp_path / "out")
+    assert stored.rounded_inputs == "inputs of products rounded to 8 bits, but not of o_proj"
+    assert stored.activation_bits is None
 
 
 def test_a_missing_package_is_named_with_its_command(

@@ -170,3 +170,9 @@ def test_logits_are_closer_than_those_of_the_static_quantizer(
         onnx.save(model, str(folder / "model.onnx"))
         kl[name] = divergence(folder, exact)
     assert kl["ours"] < kl["theirs"], kl
+
+
+def test_the_gate_says_how_many_bits_activations_have(made: dict[str, Path]) -> None:
+    checks = kanna.verify(made["source"], made["w8a16"], threads=1).checks
+    details = [check.detail for check in checks if check.name.startswith("logits, ")]
+    assert details and all("and activations of 16;" in detail for detail in details)

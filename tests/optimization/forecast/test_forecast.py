@@ -108,6 +108,7 @@ def _extent(
         bits=4.5,
         threads=threads,
         probes=chosen.probing,
+        levels=chosen.probing,
         swaps=chosen.swaps,
         corrects=chosen.correction,
         tunes=chosen.tuning,
@@ -118,6 +119,7 @@ def _adapter() -> Any:
     return SimpleNamespace(
         candidates=lambda: None,
         supports_probing=True,
+        supports_levels=True,
         supports_local_search=True,
         supports_tuning=True,
         compares=True,

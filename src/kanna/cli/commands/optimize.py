@@ -223,6 +223,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
+    from kanna.optimization.accuracy_levels import level_words
     from kanna.optimization.result import guard_words, kept_facts, recovery_words
     from kanna.tasks.pairing import from_json
 
@@ -249,6 +250,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Speed", _speed(data["speed"])),
             ("Target", _target(data["target"])),
             ("Device", data["device"] if data["device"] != "cpu" else ""),
+            ("Inputs", level_words(data["accuracy"])),
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
             ("Recovery", recovery_words(data["tuning"])),

@@ -19,6 +19,7 @@ from kanna.encodings import grouped
 from kanna.errors import KannaError, UsageError
 from kanna.families import hf_names
 from kanna.formats.base import Format
+from kanna.optimization.accuracy_levels import AccuracyResult
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
@@ -69,6 +70,7 @@ class Adapter:
         sizes_from_headers: Whether sizes are known before anything is made of the source.
         supports_memory: Whether it has a `memory_budget`.
         supports_probing: Whether it has a `prober`.
+        supports_levels: Whether nodes say if they round their inputs, see `settle_levels`.
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
             divergences by kind of text, too.
         takes_provider: Whether an execution provider of onnxruntime computes it.
@@ -84,6 +86,7 @@ class Adapter:
     sizes_from_headers: ClassVar[bool] = True
     supports_memory: ClassVar[bool] = False
     supports_probing: ClassVar[bool] = False
+    supports_levels: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False
     takes_provider: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
@@ -331,6 +334,13 @@ class Adapter:
 
     def prober(self, measured: Measured) -> Prober:
         """Measures in the runtime what kinds of tensors cost."""
+        raise NotImplementedError
+
+    def settle_levels(self, plan: Path, artefact: Path) -> AccuracyResult | None:
+        """Leave inputs in floats, in the plan and what it made, where rounding costs too much.
+
+        None where nothing that was written rounds its inputs.
+        """
         raise NotImplementedError
 
     def memory_budget(self, request: OptimizeRequest, feasible: SizeRange) -> MemoryBudget:

@@ -32,8 +32,11 @@ from kanna.formats.onnx import build
 from kanna.formats.stream import WriteResult
 from kanna.hardware import providers
 from kanna.model import F32, Model, columns, num_rows, num_weights
+from kanna.optimization.accuracy_levels import AccuracyResult
 from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.adapters.onnx_accuracy import LevelTrials, kinds_of
 from kanna.optimization.adapters.onnx_probe import ONNXProber
+from kanna.optimization.adapters.onnx_scorer import GraphScorer, held_windows
 from kanna.optimization.adapters.onnx_time import share_within_time
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.kl_scorer import HeldOutWindows
@@ -41,9 +44,12 @@ from kanna.optimization.measure import InputRounding, Measured
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning.folder import FolderSubject
-from kanna.plan import Plan
+from kanna.plan import Plan, load
 from kanna.plan import onnx as presets
 from kanna.plan.allocate import Choice, Option
+
+_CPU = "cpu"
+"""The execution provider that computes a folder for none."""
 
 
 def rounded_inputs(encoding: Encoding, x: F32) -> F32 | None:
@@ -85,6 +91,10 @@ class FromGraph:
         """Write the folder."""
         return self.work.write_from(self.graph, options)
 
+    def graph_alone(self) -> bytes:
+        """The graph without its data, which lies as that of any plan of the same encodings."""
+        return self.work.sizes.prepare(self.work.plan, self.work.nodes, self.graph).graph
+
     def stored(self) -> Model:
         """The model that a written folder holds."""
         return self.work.held(self.graph)
@@ -95,6 +105,7 @@ class ONNXAdapter(Adapter):
 
     format = "onnx"
     supports_probing = True
+    supports_levels = True
     supports_tuning = True
     sizes_from_headers = False
     takes_provider = True
@@ -292,6 +303,29 @@ class ONNXAdapter(Adapter):
             self.conversion(folder, plan=plan).write(workspace.context.running(Silent()))
 
         return ONNXProber(workspace=workspace, graph=self.graph, costs=measured.costs, write=write)
+
+    def settle_levels(self, plan: Path, artefact: Path) -> AccuracyResult | None:
+        """The level of every kind of node, on the CPU; None for a provider that has no levels."""
+        workspace, planned = self.workspace, load(plan)
+        kinds = kinds_of(planned, self.nodes, self.sizes.tied)
+        windows = held_windows(workspace, self.graph)
+        if not (kinds and windows and self._heeds_levels(workspace.provider)):
+            return None
+        threads = workspace.context.threads
+        scorer = GraphScorer(graph=self.graph, windows=windows, threads=threads)
+        trials = LevelTrials(
+            plan=planned,
+            artefact=artefact,
+            kinds=kinds,
+            graph=lambda plan: self.conversion(artefact, plan=plan).graph_alone(),
+            score=scorer.score,
+            progress=workspace.context.progress,
+        )
+        return trials.settle(plan, free=workspace.speed is None)
+
+    def _heeds_levels(self, provider: str | None) -> bool:
+        levels = providers.get(provider or _CPU).accuracy_levels
+        return levels is not None and {presets.EXACT, presets.INT8} <= set(levels.value)
 
     def tuning_subject(
         self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows

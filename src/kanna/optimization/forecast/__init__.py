@@ -34,6 +34,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "probe": search_work.probe,
     "allocate": search_work.allocate,
     "write": search_work.write,
+    "accuracy": search_work.accuracy,
     "local-search": search_work.local_search,
     "correction": correction_work.correction,
     "tuning": search_work.tuning,
@@ -42,6 +43,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "report": search_work.report,
 }
 """What each stage takes, by its name in STAGES and in that order."""
+_NO_LEVELS = "not at this effort, or its products have no levels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +95,19 @@ def predict(
     free = memory().available if available is None else available
     left_out = {
         "probe": not extent.probes,
+        "accuracy": not extent.levels,
         "local-search": not extent.swaps,
         "correction": not extent.corrects,
         "tuning": not extent.tunes,
         "guard": not extent.guard_tokens,
     }
-    reasons, counted = {"guard": "no guard"}, extent
-    if extent.probes and not extent.held_windows(shapes.window):
-        left_out["probe"], counted = True, replace(extent, probes=False)
-        reasons["probe"] = "of so few tokens none are held out, and it needs some"
+    reasons, counted = {"guard": "no guard", "accuracy": _NO_LEVELS}, extent
+    if not extent.held_windows(shapes.window):
+        for name in ("probe", "accuracy"):
+            if not left_out[name]:
+                left_out[name] = True
+                reasons[name] = "of so few tokens none are held out, and it needs some"
+        counted = replace(extent, probes=False)
     kept = 0.0
     stages: list[StageForecast] = []
     for name, work_of in _WORK.items():

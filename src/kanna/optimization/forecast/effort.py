@@ -24,6 +24,7 @@ class SearchExtent:
         bits: Bits per weight of the result.
         threads: Cores that are used.
         probes: Whether the format measures kinds of matrices in its runtime.
+        levels: Whether rounded inputs are measured by kind of product.
         swaps: Trials of the local search at most.
         corrects: Whether values are chosen again by what quantized layers before them give.
         tunes: Whether scales are tuned.
@@ -50,6 +51,7 @@ class SearchExtent:
     timed: int = 0
     passes: int = 1
     kinds: int = 1
+    levels: bool = False
 
     def held_windows(self, window: int) -> int:
         """Windows of so many tokens that are held out: none of a kind that has few."""

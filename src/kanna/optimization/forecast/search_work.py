@@ -34,6 +34,7 @@ _COMPARED = 6
 _PROBE_WINDOWS, _TRIAL_WINDOWS = 6, 12
 _PROBE_BITS = 4.6
 """Bits per weight of what is probed."""
+_LEVEL_WINDOWS, _LEVEL_KINDS = 8, 5
 _REFERENCE_CHECK = 4.0
 """CPU seconds of the check of the reference: torch in a process of its own."""
 _CHECKED = 2.0
@@ -217,6 +218,17 @@ def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         memory=BASE_BYTES + _moments(shapes),
         disk=2 * size,
         kept=2 * size,
+    )
+
+
+def accuracy(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
+    """The float graph, and one graph for each kind of product and three more, over its data."""
+    graphs = _LEVEL_KINDS + 3
+    tokens = _LEVEL_WINDOWS * shapes.window
+    return Work(
+        parallel=runs(shapes, tokens * (graphs + 1), rates),
+        alone=rates.slowness * LOADED * (graphs + 1),
+        memory=BASE_BYTES + 4 * shapes.parameters + 4 * tokens * shapes.vocabulary,
     )
 
 
