@@ -186,6 +186,9 @@ def test_a_step_whose_process_is_killed_is_started_again(
     assert made == hashes(tmp_path / "here") and len(made) >= 4
 
 
+SHORT: dict[str, Any] = {"bpw": 5, "tokens": 2560, "effort": "fast", "windows": 1}
+
+
 class Remarks(Silent):
     """Progress that keeps what it is told."""
 
@@ -229,25 +232,26 @@ def test_shards_of_a_calibration_survive_the_loss_of_a_worker_with_the_same_byte
     assert not (tmp_path / "away-shards").exists()
 
 
+FILES = ("measure.json", "plan.json", "llama-optimized.gguf")
+
+
+def optimized_here(llama: Path, out: Path, options: dict[str, Any]) -> list[bytes]:
+    """What an optimization makes without a cluster; all of it but the statistics is removed."""
+    kanna.optimize(llama, out, **options)
+    made = [(out / name).read_bytes() for name in FILES]
+    for name in FILES:
+        (out / name).unlink()
+    return made
+
+
 @slow
 def test_layers_of_an_optimization_survive_lost_workers_with_the_same_bytes(
     cluster: str, llama: Path, text: Path, tmp_path: Path
 ) -> None:
     needs.llama_cpp()
-    options: dict[str, Any] = {
-        "bpw": 5,
-        "calibration": [text],
-        "tokens": 2560,
-        "effort": "fast",
-        "text": text,
-        "windows": 1,
-    }
-    out, files = tmp_path / "out", ("measure.json", "plan.json", "llama-optimized.gguf")
-    kanna.optimize(llama, out, **options)
-    here = [(out / name).read_bytes() for name in files]
-    for name in files:
-        (out / name).unlink()
-    remarks = Remarks()
+    out, remarks = tmp_path / "out", Remarks()
+    options: dict[str, Any] = SHORT | {"calibration": [text], "text": text}
+    here = optimized_here(llama, out, options)
     with (
         one_killed("*/blk.*/measure.json") as measuring,
         one_killed("*/blk.*/layer.gguf*") as encoding,
@@ -257,7 +261,29 @@ def test_layers_of_an_optimization_survive_lost_workers_with_the_same_bytes(
         )
     lost = [one for one in remarks.lines if "started again, 1 of 3" in one]
     assert measuring and encoding and len(lost) >= 2, remarks.lines
-    assert [(out / name).read_bytes() for name in files] == here
+    assert [(out / name).read_bytes() for name in FILES] == here
+    assert not list(out.glob("*-layers"))
+
+
+@slow
+def test_a_base_with_adapters_apart_is_that_of_this_machine(
+    cluster: str, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    needs.llama_cpp()
+    needs.package("peft")
+    from helpers import tiny_adapters
+
+    out, names = tmp_path / "out", [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(names):
+        tiny_adapters.make(llama, folder, seed=seed, target_modules=["q_proj", "up_proj"])
+        tiny_adapters.words_to_say(folder / "held-out.jsonl", 8)
+    beside: dict[str, Any] = {"adapter": names, "apart": True, "retention": 0.0}
+    options: dict[str, Any] = SHORT | beside | {"calibration": [text], "text": text}
+    here = optimized_here(llama, out, options)
+    alone = [path.read_bytes() for path in sorted((out / "adapters").iterdir())]
+    away = kanna.optimize(llama, out, on="ray", on_set={"address": cluster}, **options)
+    assert [(out / name).read_bytes() for name in FILES] == here and len(away.beside) == 2
+    assert [path.read_bytes() for path in sorted((out / "adapters").iterdir())] == alone
     assert not list(out.glob("*-layers"))
 
 
