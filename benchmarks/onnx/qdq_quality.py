@@ -161,7 +161,7 @@ def ours(work: Work, bits: int) -> Path:
     """Our products of the graph of any length, but for the head."""
     graph = FloatGraph(work.path)
     feeds = [work.feed(ids) for ids in work.calibration]
-    model = qdq.quantize(graph, graph.products(["lm_head"], ()), feeds, bits)
+    model = qdq.quantize(graph, feeds, qdq.widths(graph.products(["lm_head"], ()), bits))
     out = work.folder / f"ours-{bits}" / "model.onnx"
     out.parent.mkdir()
     onnx.save(model, str(out))

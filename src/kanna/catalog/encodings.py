@@ -75,7 +75,11 @@ def _parts(module: Any) -> tuple[ComponentOption, ...]:
 def _widths(group: tuple[Encoding, ...]) -> dict[str, Any]:
     return {
         "encodings": len(group),
-        "values per group": sorted({e.block for e in group}),
+        **(
+            {"scale": "one per row"}
+            if group[0].row_scale
+            else {"values per group": sorted({e.block for e in group})}
+        ),
         "bits per weight": [
             round(min(e.bits for e in group), 3),
             round(max(e.bits for e in group), 3),

@@ -232,6 +232,12 @@ provider = click.option(
     help="An execution provider of onnxruntime, for ONNX folders: cpu, cuda, dml, webgpu, qnn, "
     "openvino, coreml, xnnpack, vitisai.",
 )
+static = click.option(
+    "--static",
+    metavar="CHUNKxCONTEXT",
+    help="ONNX graphs of fixed shapes, as NPUs need them: one that reads so many tokens of a "
+    "prompt, one that reads a token, and a cache of so many positions, such as 64x2048.",
+)
 target = click.option(
     "--target",
     metavar="NAME[:BACKEND]",

@@ -1,8 +1,8 @@
 """Conversion to an ONNX folder for onnxruntime-genai.
 
 What a request names decides how the folder is made: nodes with weights of few bits (nbits.py), the
-builder's float graph (onnx_float.py), one derived from it (onnx_derived.py), or an encoder's
-(encoder.py).
+builder's float graph (onnx_float.py), one derived from it (onnx_derived.py; by a plan:
+onnx_channel.py), or an encoder's (encoder.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kanna.conversion.base import Conversion, ConversionRequest, Converter, Size
 from kanna.conversion.encoder import EncoderConversion
 from kanna.conversion.nbits import NBitsConversion
 from kanna.conversion.nbits_sizes import NBitsSizes
+from kanna.conversion.onnx_channel import ChannelConversion, ChannelSizes
 from kanna.conversion.onnx_derived import DerivedConversion
 from kanna.conversion.onnx_float import FloatConversion, sized_whole
 from kanna.errors import UsageError
@@ -35,6 +36,8 @@ class ONNXSizes(NBitsSizes):
         option, value = plan.origin or ("", "")
         if option == "preset" and value not in presets.NBITS:
             return sized_whole(self.model, self.tensors, value)
+        if presets.by_channel(plan):
+            return ChannelSizes(self.source, self.model, self.guidance).sized(plan)
         return super().sized(plan)
 
 
@@ -50,6 +53,10 @@ def begin(source: Source, out: Path | None, request: ConversionRequest) -> Conve
             raise UsageError("--provider is for a decoder", expected="a model that predicts tokens")
         return EncoderConversion(source, out, request)
     model = load_decoder(source)
+    if request.encoding or request.plan:
+        plan = request.as_plan(Plan.of_encoding, "")
+        if presets.by_channel(plan):
+            return ChannelConversion(source, model, out, request, plan)
     if request.preset in DERIVED:
         return DerivedConversion(source, model, out, request)
     if request.encoding or request.plan or (request.preset or presets.DEFAULT) in presets.NBITS:

@@ -56,8 +56,12 @@ class DerivedConversion(FloatConversion):
                     overflow.check_tensor(tensor, self.kind.storage)
         return super().write(options)
 
-    def calibration_ids(self) -> NDArray[np.int64]:
-        """The built-in calibration text, int64 [windows, tokens]."""
+    def by_matrix(self, graph: Path) -> dict[str, int] | None:
+        """Bits of the matrices of a float graph by initializer; None where they do not differ."""
+        return None
+
+    def calibration_ids(self) -> NDArray[np.int64] | None:
+        """The built-in calibration text, int64 [windows, tokens]; None: codes need only room."""
         documents, _ = texts.documents(None, self.model)
         return windows.cut(documents, self.model, tokens=TOKENS).ids.astype(np.int64)
 
@@ -86,6 +90,7 @@ class DerivedConversion(FloatConversion):
             calibrator=self.kind.calibrator,
             bits=self.kind.bits,
             wide=self.kind.wide,
+            by_matrix=self.by_matrix(source / build.GRAPH),
             cache=[decoder["num_key_value_heads"], decoder["head_size"]],
             include=self.request.include,
             exclude=self.request.exclude,

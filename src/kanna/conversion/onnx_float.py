@@ -131,16 +131,7 @@ class FloatConversion:
             replacing(self.out) as made,
             own_files.scratch(self.out.absolute().parent, self.out.name) as scratch,
         ):
-            build.build(
-                made,
-                scratch,
-                config=self.config,
-                tensors=floats(self.tensors, "f32").entries,
-                files=self.files,
-                threads=options.threads,
-                nonfinite=options.nonfinite,
-                progress=options.progress,
-            )
+            self.build(made, scratch, options)
             self.finish(made, scratch, options)
             notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
             if self.shape is not None:
@@ -148,6 +139,19 @@ class FloatConversion:
                 self.fixed(made, scratch, options)
             notes += onnx_provider.tell(made, self.provider)
         return replace(folder_written(self.out, started, peak), notes=notes)
+
+    def build(self, made: Path, scratch: Path, options: WriteOptions) -> None:
+        """Have the float32 graph made in the folder `made`."""
+        build.build(
+            made,
+            scratch,
+            config=self.config,
+            tensors=floats(self.tensors, "f32").entries,
+            files=self.files,
+            threads=options.threads,
+            nonfinite=options.nonfinite,
+            progress=options.progress,
+        )
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         """What is done with the builder's folder `made`; nothing for the float32 graph itself."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kanna.encodings.grouped import channel
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError, UsageError
 from kanna.formats.onnx import files, opsets
@@ -15,6 +16,8 @@ from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile, placement
 from kanna.plan.onnx_derived import DERIVED
 
+CHANNELS = "w8a16"
+"""The preset whose activations have the codes of every plan per channel."""
 _MOST_NAMED = 4
 _CPU = "cpu"
 
@@ -85,6 +88,40 @@ def check_derived(profile: ProviderProfile | None, preset: str) -> None:
             if "uint8" in taken
             else "--preset onnx:fp32",
         )
+
+
+def check_channels(profile: ProviderProfile | None, encodings: Iterable[str]) -> None:
+    """PlanError for codes per channel, or those of their activations, that a provider refuses.
+
+    Args:
+        profile: The provider; None: any is right.
+        encodings: Names of those in a plan.
+    """
+    if profile is None:
+        return
+    check_derived(profile, CHANNELS)
+    for bits in sorted(filter(None, map(channel.bits_of, encodings))):
+        if not takes_codes(profile, bits):
+            raise PlanError(
+                f"{profile.name} does not multiply {channel.name_of(bits)} ({profile.table})",
+                expected=" or ".join(map(channel.name_of, code_bits(profile))) or "no codes",
+                todo="name another encoding, or leave it to `kanna optimize --format onnx "
+                f"--static 64x1024 --provider {profile.name}`, which takes these alone",
+            )
+
+
+def code_bits(profile: ProviderProfile) -> list[int]:
+    """Bits of the codes per channel that a provider multiplies."""
+    return [bits for bits in channel.BITS if takes_codes(profile, bits)]
+
+
+def takes_codes(profile: ProviderProfile, bits: int) -> bool:
+    """Whether a provider multiplies codes of so many bits with a scale per channel."""
+    table = profile.operators.types
+    if not {"MatMul", "DequantizeLinear"} <= table.keys():
+        return False
+    taken = table["DequantizeLinear"]
+    return taken is None or f"int{bits}" in taken
 
 
 def check_full(preset: str, static: str | None) -> None:

@@ -64,6 +64,7 @@ class Encoding:
         label: The name as people write it.
         block: Values of a block.
         block_bytes: Bytes of a block.
+        row_scale: Bytes of a scale that a row has once, before its blocks; 0 where it has none.
         summary: What it is, in a line.
         ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped).
         needs_weights: The encoder needs the importance of the columns.
@@ -89,6 +90,7 @@ class Encoding:
     label: str
     block: int
     block_bytes: int
+    row_scale: int = 0
     summary: str = ""
     ggml_type: int | None = None
     needs_weights: bool = False
@@ -107,7 +109,7 @@ class Encoding:
 
     @property
     def bits(self) -> float:
-        """Bits per weight."""
+        """Bits per weight, without the scale of a row."""
         return 8 * self.block_bytes / self.block
 
     def row_bytes(self, cols: int) -> int:
@@ -121,7 +123,7 @@ class Encoding:
                 expected=f"a multiple of {self.block}",
                 todo="choose another encoding for this tensor",
             )
-        return cols // self.block * self.block_bytes
+        return self.row_scale + cols // self.block * self.block_bytes
 
     def split(self, data: U8) -> list[U8]:
         """Split rows, uint8 [rows, row bytes], into planes, uint8 [rows, blocks * plane bytes]."""

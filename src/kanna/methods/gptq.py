@@ -18,7 +18,7 @@ import numpy as np
 
 from kanna import _native, encodings
 from kanna.encodings.base import Encoding
-from kanna.methods import device
+from kanna.methods import channel_codes, device
 from kanna.methods.base import UNKNOWN, Inputs, Method
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, U8
@@ -32,6 +32,8 @@ class _Feedback(Method):
     def encode(
         self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
     ) -> U8:
+        if encoding.row_scale and inputs.second_moment is not None and inputs.weights is not None:
+            return channel_codes.encode(encoding, x, inputs.weights, inputs.second_moment)
         data = encoding.encode(
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )

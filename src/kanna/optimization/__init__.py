@@ -55,6 +55,7 @@ def optimize(
     speeds: str | Path | None = None,
     target: str | None = None,
     provider: str | None = None,
+    static: str | None = None,
     calibration: str | Path | Sequence[str | Path] | None = None,
     tokens: int | None = None,
     effort: str | None = None,
@@ -119,6 +120,8 @@ def optimize(
             only encodings that it multiplies are used, for weights and cache.
         provider: An execution provider of onnxruntime, with `format` onnx: only encodings that it
             multiplies are used.
+        static: CHUNKxCONTEXT, such as 64x1024, with `format` onnx: graphs of fixed shapes for NPUs,
+            whose matrices have codes of 4 or 8 bits with a scale per channel.
         calibration: Texts to calibrate on, as for `calibrate`; with an adapter as for `adapt`,
             and held-out examples among them are left out.
         tokens: To calibrate on; None: 24,576, or what a time budget leaves.
@@ -160,10 +163,7 @@ def optimize(
         MissingError: torch or the runtime is not installed.
         SourceError: The tracking server does not answer.
     """
-    if format is not None and format not in adapters.names():
-        raise UsageError(
-            f"--format {format} is not searched", expected=" or ".join(adapters.names())
-        )
+    _check_format(format)
     chosen = targets.choose_for(target, format or formats.DEFAULT)
     limit = optional_size(memory)
     if chosen is not None and all(one is None for one in (size, bpw, like, limit)):
@@ -192,6 +192,7 @@ def optimize(
         target=target,
         chosen_target=chosen,
         provider=provider,
+        static=static,
         calibration=several(calibration) or None,
         tokens=TOKENS if tokens is None else tokens,
         effort=effort or "balanced",
@@ -220,6 +221,12 @@ def optimize(
         result = _run(request, resources)
         note_result(tracked, result)
         return result
+
+
+def _check_format(name: str | None) -> None:
+    """Raise UsageError for a format that is not searched."""
+    if name is not None and name not in adapters.names():
+        raise UsageError(f"--format {name} is not searched", expected=" or ".join(adapters.names()))
 
 
 def _run(request: OptimizeRequest, context: Context) -> OptimizeResult:

@@ -142,6 +142,7 @@ class Workspace:
         speed: What encodings cost of a token's time, and what is asked for; None where only bytes
             count.
         provider: The execution provider of onnxruntime that folders are for; None: its CPU.
+        static: CHUNKxCONTEXT of graphs of fixed shapes; None: one for every length.
     """
 
     source: Source
@@ -151,6 +152,7 @@ class Workspace:
     statistics: Path | None = None
     speed: SpeedGoal | None = None
     provider: str | None = None
+    static: str | None = None
 
     @property
     def calibrated(self) -> Path:

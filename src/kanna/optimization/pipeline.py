@@ -183,7 +183,7 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
     """Write the optimized artefact, and the plain preset that it is compared with."""
     adapter = calibration.adapter
     offers = adapter.offers()
-    specs = [ArtefactSpec(name=NAME, path=adapter.artefact(NAME), plan=allocation.plan)]
+    specs = [*adapter.specs(allocation.plan)]
     baseline: str | None = None
     preset = speed_outcome.rival(job, adapter, allocation, offers)
     if preset is not None:
@@ -326,9 +326,9 @@ def report(
         bits_per_weight=adapter.bits_per_weight(best),
         encodings=count_encodings(best.tensors),
         predicted=trials.predicted() if trials else allocation.planned.predicted,
-        **reporting.judged(proved, written.baseline),
+        **reporting.judged(adapter, proved, written.baseline),
         report=str(page),
-        plan=str(reporting.plan_to_use(adapter, allocation, best)),
+        plan=str(reporting.plan_to_use(adapter, allocation, written, best)),
         statistics=str(calibration.statistics),
         swaps=reporting.swaps(allocation, proved, by_kind),
         **refined.outcome(),

@@ -56,7 +56,7 @@ def check_request(
         UsageError: The request contradicts itself or the source, or a file cannot be read.
         SourceError: An adapter does not fit the source.
     """
-    adapter_type = adapters.get(request.format)
+    adapter_type = adapters.get(request.format).for_request(request)
     guard = open_guard(request.guard, request.examples)
     source = open_source(
         request.source,
@@ -74,7 +74,7 @@ def check_request(
         model = families.load_decoder(source)
     context.note(*(note for tune in fine_tunes for note in (*tune.tuned.notes, *tune.notes)))
     workspace = Workspace(source=source, model=model, folder=request.out, context=context)
-    adapter = adapter_type(replace(workspace, provider=request.provider))
+    adapter = adapter_type(replace(workspace, provider=request.provider, static=request.static))
     _check_supported(adapter, request)
     if context.place is not None:
         context.place.check()
@@ -109,6 +109,7 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
             f"convert SRC --statistics statistics --format {adapter.format} -o base, kanna convert "
             f"SRC --adapter FOLDER --format {adapter.format} -o adapter",
         )
+    _check_static(adapter, request)
     if request.like is not None:
         adapter.preset_named(request.like)
     if request.recover and not adapter.supports_tuning:
@@ -120,6 +121,21 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
         raise UsageError(
             f"--provider {request.provider} has no use for {adapter.format}",
             expected="--format onnx, which onnxruntime's execution providers compute",
+        )
+
+
+def _check_static(adapter: Adapter, request: OptimizeRequest) -> None:
+    """Raise UsageError for fixed shapes that a format has not, and for their speed."""
+    if request.static is not None and not adapter.takes_static:
+        raise UsageError(
+            f"--static has no use for {adapter.format}",
+            expected="--format onnx, whose graphs NPUs compile",
+        )
+    if request.counts_speed and not adapter.supports_speed:
+        raise UsageError(
+            "the speed of graphs of fixed shapes was asked for, and nothing here measures their "
+            "device",
+            expected="--size, --bpw or --like alone",
         )
 
 

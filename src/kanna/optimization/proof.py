@@ -96,7 +96,7 @@ def _comparison(job: Job) -> ComparisonContext:
     return replace(
         job.adapter.comparison_context(),
         text=text_for(job.workspace.source, job.request.text),
-        extent=Extent(windows=job.request.windows),
+        extent=Extent(windows=job.request.windows, context=job.adapter.window),
     )
 
 
@@ -107,7 +107,7 @@ def _score(job: Job, rows: Sequence[Row]) -> list[EvaluateResult]:
         [row.path or "" for row in rows],
         reference=job.workspace.source,
         text=job.request.text,
-        extent=Extent(windows=job.request.windows),
+        extent=Extent(windows=job.request.windows, context=job.adapter.window),
         threads=context.threads,
         progress=context.progress,
     )

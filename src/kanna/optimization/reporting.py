@@ -115,10 +115,11 @@ def _data(result: AccuracyResult | CorrectionResult | TuningResult | None) -> di
     return result.to_dict() if result else None
 
 
-def judged(proved: Proof, baseline: str | None) -> dict[str, Any]:
+def judged(adapter: Adapter, proved: Proof, baseline: str | None) -> dict[str, Any]:
     """What gate and evaluation say of the artefact to use, and of the preset beside it.
 
     Args:
+        adapter: The format, which knows what an execution provider takes.
         proved: All that was found.
         baseline: Name of the preset.
     """
@@ -133,6 +134,7 @@ def judged(proved: Proof, baseline: str | None) -> dict[str, Any]:
         "gate": best.gate,
         "retention": best.retention,
         "beside": best.beside,
+        "provider": adapter.placed(Path(best.path or "")),
         "tasks": best.tasks,
         "guard": proved.guard,
         "reference_check": proved.evaluation.get("reference_check"),
@@ -166,7 +168,7 @@ def earlier_artefacts(job: Job, rows: Sequence[Row]) -> list[str]:
     return earlier
 
 
-def plan_to_use(adapter: Adapter, allocation: Allocation, best: Row) -> Path:
+def plan_to_use(adapter: Adapter, allocation: Allocation, written: Written, best: Row) -> Path:
     """The plan file to convert with again.
 
     Where a comparison is written, each artefact has its own command there, and this is the searched
@@ -176,7 +178,8 @@ def plan_to_use(adapter: Adapter, allocation: Allocation, best: Row) -> Path:
         return adapter.file(guard_spending.PLAN)
     if best.name == distillation.NAME and not adapter.compares:
         return adapter.file(distillation.PLAN)
-    return allocation.plan
+    own = (spec.plan for spec in written.specs if spec.name == best.name and not adapter.compares)
+    return next(own, None) or allocation.plan
 
 
 def write_page(job: Job, proved: Proof, section: dict[str, Any]) -> Path:

@@ -64,6 +64,7 @@ class OptimizeRequest:
         speeds: A file of costs of encodings; None: those of the target or of this machine.
         target: The device as the user named it, and `chosen_target` what that is.
         provider: The execution provider that a folder for onnxruntime is for.
+        static: CHUNKxCONTEXT of its graphs, where shapes are fixed.
         format_named: Whether the user named the format, so that the command line names it, too.
         adapter: Adapters that are merged into the source, with their weights.
         apart: Whether they stay beside it instead, each by itself.
@@ -104,6 +105,7 @@ class OptimizeRequest:
     target: str | None = None
     chosen_target: TargetChoice | None = None
     provider: str | None = None
+    static: str | None = None
     calibration: Sequence[str | Path] | None = None
     tokens: int = TOKENS
     effort: str = "balanced"
@@ -233,6 +235,7 @@ class OptimizeRequest:
             "speeds": self.speeds,
             "target": self.target,
             "provider": self.provider,
+            "static": self.static,
             "effort": self.effort if "effort" in self.named else None,
             "time-budget": f"{self.time_budget:g}s" if self.time_budget else None,
             "calibration": tuple(self.calibration or ()),

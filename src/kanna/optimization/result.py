@@ -43,6 +43,8 @@ class OptimizeResult(Result):
         speed: With `min_speed` or an `objective`: what was asked for, tokens per second predicted
             and measured of every file, and the least divergence at other speeds.
         target: With `target`: its encodings, tensors of the file outside them, predicted speed.
+        provider: With `provider` and fixed shapes: nodes of each graph that it takes by its table,
+            products outside it, and how many matrices have each encoding there.
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
@@ -90,6 +92,7 @@ class OptimizeResult(Result):
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
+    provider: dict[str, Any] | None = None
     reference_check: dict[str, Any] | None = None
     left: list[str] = field(default_factory=list[str])
     times: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -124,6 +127,7 @@ class OptimizeResult(Result):
             *kept_facts(self.retention, self.beside),
             *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),
             ("Guard", guard_words(self.guard)),
+            ("Provider", placed_words(self.provider)),
             ("Plain preset", self.rival),
             ("Report", self.report),
         ]
@@ -155,6 +159,18 @@ def guard_words(spending: Mapping[str, Any] | None) -> str:
     if spending is None:
         return ""
     return spending["why"] + (f"; {spending['todo']}" if spending["todo"] else "")
+
+
+def placed_words(provider: Mapping[str, Any] | None) -> str:
+    """`qnn: 0 products outside its table; decode.onnx: 1103 of 1106 nodes …`; "" without one.
+
+    Args:
+        provider: As JSON has it.
+    """
+    if provider is None:
+        return ""
+    graphs = "; ".join(f"{name}: {taken}" for name, taken in provider["graphs"].items())
+    return f"{provider['name']}: {provider['outside']} products outside its table; {graphs}"
 
 
 def count_encodings(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:

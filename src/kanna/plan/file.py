@@ -58,6 +58,8 @@ class Plan(BaseModel):
 
     Attributes:
         preset: One of GGUF's.
+        activation_codes: Where an ONNX graph with a scale per channel has codes of activations:
+            around matrix products, or between all nodes of a graph of fixed shapes.
         tuning: The name of a file beside the plan, see plan/tuning.py.
     """
 
@@ -67,6 +69,7 @@ class Plan(BaseModel):
     preset: str | None = None
     encoding: str | None = None
     rules: list[RuleModel] = Field(default_factory=list[RuleModel])
+    activation_codes: Literal["products", "all"] | None = None
     tuning: str | None = None
     _folder: Path = PrivateAttr(default_factory=Path)
     _origin: tuple[str, str] | None = PrivateAttr(default=None)

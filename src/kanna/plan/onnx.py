@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from kanna import encodings
+from kanna.encodings.grouped import channel
 from kanna.encodings.grouped.nbits import GROUPS, parse
 from kanna.errors import PlanError
 from kanna.model import Model, columns
@@ -78,16 +79,53 @@ def _floats(name: str, _model: Model, _weighted: bool, _float_type: str) -> Plan
     return Plan(name=name, encoding="f32")
 
 
+def by_channel(plan: Plan) -> bool:
+    """Whether matrices of a plan have a scale per channel, as NPUs multiply them."""
+    return any(map(channel.bits_of, _named(plan)))
+
+
+def channel_plan(name: str) -> Plan:
+    """The plan that a preset is whose graph has QDQ nodes with activations of 16 bits."""
+    derived = DERIVED[name]
+    wide, own = channel.name_of(8), channel.name_of(derived.bits)
+    rules = [
+        RuleModel(pattern=f"^{role}\\.weight$", encoding=wide, method="gptq")
+        for role in ("token_embd", *(("output",) if own != wide else ()))
+    ]
+    return Plan(
+        name=name,
+        encoding=own,
+        rules=rules,
+        activation_codes="all" if derived.full else "products",
+    )
+
+
+def _named(plan: Plan) -> set[str]:
+    return {r.encoding for r in plan.rules} | ({plan.encoding} if plan.encoding else set())
+
+
 def check_encodings(plan: Plan) -> None:
-    """PlanError for an encoding that ONNX has no operator for."""
-    named = {r.encoding for r in plan.rules} | ({plan.encoding} if plan.encoding else set())
-    for wanted in sorted(named):
-        if parse(wanted) is None and wanted != "f32":
+    """PlanError for an encoding that ONNX has no operator for, and for a mixture of two kinds."""
+    grouped = next((wanted for wanted in sorted(_named(plan)) if parse(wanted)), None)
+    for wanted in sorted(_named(plan)):
+        if parse(wanted) is None and channel.bits_of(wanted) is None and wanted != "f32":
             raise PlanError(
                 f"no operator of onnxruntime multiplies by {wanted}",
-                expected="nbits4g32 and the like, or f32",
+                expected="nbits4g32 and the like, int4_channel or int8_channel, or f32",
                 todo="write a GGUF instead: --format gguf",
             )
+        if grouped and channel.bits_of(wanted):
+            raise PlanError(
+                f"the plan has {grouped}, whose scales are those of groups, and {wanted}, whose "
+                "scales are those of channels",
+                expected="one of the two kinds in a graph",
+                todo="int4_channel and int8_channel for an NPU, nbits4g32 and its like elsewhere",
+            )
+    if plan.activation_codes is not None and not by_channel(plan):
+        raise PlanError(
+            f'"activation_codes": "{plan.activation_codes}" in a plan without codes per channel',
+            expected="int4_channel or int8_channel in its rules",
+        )
 
 
 def check_shapes(model: Model, plan: Plan) -> None:

@@ -13,8 +13,11 @@ from helpers.onnx_logits import logits
 
 import kanna
 from kanna.evaluation.divergence import compare
-from kanna.formats.onnx import column_codes, files, qdq, ranges
+from kanna.formats.onnx import files, qdq, ranges
 from kanna.formats.onnx.float_graph import FloatGraph
+from kanna.methods import channel_codes
+from kanna.methods.hessian import SecondMoment
+from kanna.model import F32
 
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytest.importorskip("onnxruntime_genai")
@@ -84,7 +87,9 @@ def test_codes_give_closer_products_than_nearest_ones(bits: int, share: float) -
     fitted, held = (rng.standard_normal((2048, 96)) @ mixing for _ in range(2))
     weight = rng.standard_normal((96, 40)).astype(np.float32)
     second = (fitted.T @ fitted / len(fitted)).astype(np.float32)
-    chosen = column_codes.choose(weight, second, bits)
+    blocks: list[F32] = [second]
+    moment = SecondMoment(lambda: blocks, shrink=qdq.SHRINK)
+    chosen = channel_codes.choose(weight, second.diagonal(), moment, bits)
     most = 2 ** (bits - 1) - 1
     assert np.abs(chosen.codes.astype(int)).max() <= most
 
@@ -160,7 +165,7 @@ def test_logits_are_closer_than_those_of_the_static_quantizer(
         graph = FloatGraph(exact / "model.onnx")
         products, feed = graph.products(["lm_head"], ()), calibration(graph, exact)
         model = (
-            qdq.quantize(graph, products, [feed], 4)
+            qdq.quantize(graph, [feed], qdq.widths(products, 4))
             if name == "ours"
             else peer(graph, products, feed)
         )

@@ -80,12 +80,7 @@ if TYPE_CHECKING:
     default=[],
     help="Patterns of products an int8 ONNX graph leaves float.",
 )
-@click.option(
-    "--static",
-    metavar="CHUNKxCONTEXT",
-    help="ONNX graphs of fixed shapes, as NPUs need them: one that reads so many tokens of a "
-    "prompt, one that reads a token, and a cache of so many positions, such as 64x2048.",
-)
+@options.static
 @click.option(
     "--adapter",
     type=options.FILE,

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
 )
 @options.target
 @options.provider
+@options.static
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced", "max"]),
@@ -223,8 +224,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
+    from kanna.optimization import result as results
     from kanna.optimization.accuracy_levels import level_words
-    from kanna.optimization.result import guard_words, kept_facts, recovery_words
     from kanna.tasks.pairing import from_json
 
     mean, rival = data["kl_mean"], data["rival_kl"]
@@ -249,14 +250,15 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Speed", _speed(data["speed"])),
             ("Target", _target(data["target"])),
+            ("Provider", results.placed_words(data["provider"])),
             ("Device", data["device"] if data["device"] != "cpu" else ""),
             ("Inputs", level_words(data["accuracy"])),
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
-            ("Recovery", recovery_words(data["tuning"])),
-            *kept_facts(data["retention"], data["beside"]),
+            ("Recovery", results.recovery_words(data["tuning"])),
+            *results.kept_facts(data["retention"], data["beside"]),
             *((f"Task {s.name}", s.words()) for s in from_json(data["tasks"])),
-            ("Guard", guard_words(data["guard"])),
+            ("Guard", results.guard_words(data["guard"])),
             ("Checks", gate_word(data["gate"])),
             (
                 "Time",

@@ -91,21 +91,24 @@ def watched(model: Any) -> dict[str, str]:
     }
 
 
-def write(folder: Path, scratch: Path, ids: NDArray[np.int64], progress: Progress) -> None:
+def write(folder: Path, scratch: Path, ids: NDArray[np.int64] | None, progress: Progress) -> None:
     """Put codes between the nodes of both graphs of a folder, in a process of its own.
 
     Args:
         folder: A complete folder of fixed shapes, its products in codes.
         scratch: Folder for what is handed to the process.
-        ids: Calibration text, [windows, tokens].
+        ids: Calibration text, [windows, tokens]; None: codes that stand for nothing, to see their
+            room.
         progress: Where progress is reported.
 
     Raises:
         KannaError: The process failed; with its last line.
     """
     feeds = scratch / "chunks.npy"
-    np.save(feeds, ids)
-    task = json.dumps({"folder": str(folder), "feeds": str(feeds)})
+    if ids is not None:
+        np.save(feeds, ids)
+    named = str(feeds) if ids is not None else ""
+    task = json.dumps({"folder": str(folder), "feeds": named})
     progress.start("quantize activations", None, "graphs")
     try:
         done = run(module_command("kanna.formats.onnx.activation_worker", task))

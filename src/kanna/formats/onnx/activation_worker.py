@@ -25,7 +25,7 @@ def encode(folder: str, feeds: str) -> None:
 
     Args:
         folder: A complete folder of fixed shapes, its products in codes.
-        feeds: A .npy of ids, int64 [windows, tokens].
+        feeds: A .npy of ids, int64 [windows, tokens]; "": codes stand for nothing.
     """
     import onnx
     from onnx import numpy_helper
@@ -40,9 +40,11 @@ def encode(folder: str, feeds: str) -> None:
         unit_norms.shorten(model, read)
     prefill = graphs[PREFILL]
     seen = {name: SeenValues() for name in activation_codes.watched(prefill).values()}
-    for batch in _values(prefill, place, np.load(feeds)):
+    for batch in _values(prefill, place, np.load(feeds)) if feeds else ():
         for name, values in batch:
             seen[name].add(values)
+    if not feeds:
+        seen = dict.fromkeys(seen, SeenValues(low=-1.0, high=1.0, faintest=0.0))
     for name, model in graphs.items():
         activation_codes.encode(model, seen, read)
         (place / name).write_bytes(model.SerializeToString())

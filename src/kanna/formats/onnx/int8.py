@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def quantize(
     out: Path,
     scratch: Path,
     *,
-    ids: NDArray[np.int64],
+    ids: NDArray[np.int64] | None,
     calibrator: str,
     cache: Sequence[int] = (),
     include: Sequence[str] = (),
@@ -29,6 +29,7 @@ def quantize(
     smoothing: bool = True,
     bits: int = 8,
     wide: bool = False,
+    by_matrix: Mapping[str, int] | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Quantize the float graph `source`/model.onnx into `out`; figures of what was done.
@@ -37,7 +38,8 @@ def quantize(
         source: Folder of the float graph.
         out: Folder of the quantized one.
         scratch: Folder for what is handed to the process.
-        ids: Calibration text, [windows, tokens].
+        ids: Calibration text, [windows, tokens]; None: codes that stand for nothing, to see their
+            room.
         calibrator: Of static QDQ (W8A8), one of `ranges.CALIBRATORS`; "": dynamic int8.
         cache: Heads and width of a decoder's cache.
         include: Patterns of the names of products that are quantized; none: all.
@@ -45,22 +47,25 @@ def quantize(
         smoothing: Fold outliers of activations into norms where it lowers the error.
         bits: Of a weight, 8, or 4 where activations are wide.
         wide: Whether activations have 16 bits.
+        by_matrix: Bits by initializer, where activations are wide and matrices differ; None: all
+            have `bits`.
         progress: Where progress is reported.
 
     Raises:
         KannaError: The quantizer failed; with its last line.
     """
     feeds = scratch / "feeds.npy"
-    np.save(feeds, ids)
+    if ids is not None:
+        np.save(feeds, ids)
     task = {
         "source": str(source),
         "out": str(out),
         "calibrator": calibrator,
-        "feeds": str(feeds),
+        "feeds": str(feeds) if ids is not None else "",
         "cache": list(cache),
         "patterns": {"included": list(include), "excluded": list(exclude)},
         "smoothing": smoothing,
-        "wide_bits": bits if wide else 0,
+        "wide": 0 if not wide else bits if by_matrix is None else dict(by_matrix),
     }
     command = module_command("kanna.formats.onnx.int8_worker", json.dumps(task))
     progress.start("quantize to int8", None, "products")

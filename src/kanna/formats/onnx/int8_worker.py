@@ -115,7 +115,7 @@ def quantize(
     cache: Sequence[int],
     patterns: Mapping[str, Sequence[str]],
     smoothing: bool,
-    wide_bits: int,
+    wide: int | Mapping[str, int],
 ) -> dict[str, Any]:
     """Quantize `source`/model.onnx into `out`/model.onnx.
 
@@ -123,18 +123,19 @@ def quantize(
         source: Folder of the float graph.
         out: Folder of the quantized one.
         calibrator: One of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8.
-        feeds: A .npy of ids, int64 [windows, tokens].
+        feeds: A .npy of ids, int64 [windows, tokens]; "": codes stand for nothing.
         cache: Heads and width of a decoder's cache, or [].
         patterns: Of the names of products: `excluded` ones stay float, and of the others those
             that are `included`, all where there is none.
         smoothing: Fold outliers of activations into norms where it lowers the error.
-        wide_bits: Of a weight, where activations have 16 bits; 0: they have 8.
+        wide: Bits of a weight where activations have 16 bits, for all matrices, or by initializer,
+            where the others stay as they are; 0: activations have 8 bits.
     """
     import onnx
 
     graph = FloatGraph(Path(source) / "model.onnx")
     products = graph.products(**patterns)
-    batches = [_feed(graph, ids[None], cache) for ids in np.load(feeds)]
+    batches = [_feed(graph, ids[None], cache) for ids in (np.load(feeds) if feeds else ())]
     figures = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
     if figures["smoothed"]:
         folded = graph.path.with_name("smoothed.onnx")
@@ -144,8 +145,9 @@ def quantize(
         graph = FloatGraph(folded)
         products = graph.products(**patterns)
     names = [n.name for n in products]
-    if wide_bits:
-        model = qdq.quantize(graph, products, batches, wide_bits)
+    if wide != 0:
+        bits = qdq.widths(products, wide) if isinstance(wide, int) else wide
+        model = qdq.quantize(graph, batches, bits)
     elif calibrator:
         inputs = [n.input[0] for n in products]
         model = _static(graph, names, ranges.ranges(graph.run(batches, inputs), calibrator))
@@ -156,10 +158,7 @@ def quantize(
     _drop_unused(model)
     for stale in Path(out).glob("dynamic.onnx*"):
         stale.unlink()
-    final = str(Path(out) / "model.onnx")
-    onnx.save(
-        model, final, save_as_external_data=True, location="model.onnx.data", size_threshold=1024
-    )
+    _save(model, Path(out) / "model.onnx")
     return figures | {"products": len(names)}
 
 
@@ -310,6 +309,18 @@ def quantize_embedding(model: Any) -> None:
         ]
         for i, node in enumerate(made):
             nodes.insert(at + i, node)
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx
+
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=True,
+        location=f"{path.name}.data",
+        size_threshold=qdq.EXTERNAL_BYTES,
+    )
 
 
 def _drop_unused(model: Any) -> None:

@@ -1,7 +1,7 @@
 """QDQ nodes as NPUs take them: codes of activations and of weights, each beside its scale.
 
 Every product reads activations of 16 bits, asymmetric with one range per tensor, and gives them;
-its weights are symmetric with a scale per column (column_codes.py).
+its weights are symmetric with a scale per column (kanna.methods.channel_codes).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kanna.formats.onnx import column_codes, node_order, ranges
-from kanna.formats.onnx.column_codes import ColumnCodes
+from kanna.formats.onnx import node_order, ranges
 from kanna.formats.onnx.float_graph import FloatGraph
+from kanna.methods import channel_codes
+from kanna.methods.channel_codes import ColumnCodes
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32
 
 _INT8, _INT4 = 3, 22
@@ -25,6 +27,10 @@ ROOM = 1.5
 is cut off costs far more than steps of 16 bits that are half as wide again."""
 EXACT_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 """Of a session on the CPU, which else rounds what such a product reads to 8 bits."""
+SHRINK = 0.2
+"""Shrinkage of a second moment that no held-out text has chosen."""
+EXTERNAL_BYTES = 1024
+"""Of an initializer that lies beside the graph; smaller ones lie in it."""
 _MOMENTS = 1 << 30
 """Bytes of second moments in memory at once; where more are needed, the text is read again."""
 
@@ -49,37 +55,57 @@ class ActivationRange:
         return cls(scale, round(-low / scale))
 
 
-def quantize(
-    graph: FloatGraph, products: Sequence[Any], feeds: Sequence[Mapping[str, Any]], bits: int
-) -> Any:
-    """The graph with QDQ nodes around its products; the head, which an embedding may read, in 8.
+def widths(products: Sequence[Any], bits: int) -> dict[str, int]:
+    """Bits of every matrix by its initializer: so many, but 8 for the head and its embedding.
+
+    Args:
+        products: Nodes; other ones than MatMul stay as they are.
+        bits: Of a weight.
+    """
+    names = [node.input[1] for node in products if node.op_type == "MatMul"]
+    return {name: 8 if name.startswith("lm_head") else bits for name in names}
+
+
+def quantize(graph: FloatGraph, feeds: Sequence[Mapping[str, Any]], bits: Mapping[str, int]) -> Any:
+    """The graph with QDQ nodes around its products.
 
     Args:
         graph: The float graph, whose model is changed.
-        products: Those to quantize; other nodes than MatMul stay as they are.
-        feeds: Calibration text.
-        bits: Of a weight.
+        feeds: Calibration text; none: ranges and codes stand for nothing, and take their room.
+        bits: Of the codes of a matrix, by its initializer; others stay as they are.
     """
-    chosen = [node for node in products if node.op_type == "MatMul"]
+    chosen = [n for n in graph.products((), ()) if n.op_type == "MatMul" and n.input[1] in bits]
     limits: dict[str, tuple[float, float]] = {}
     weights: dict[str, ColumnCodes] = {}
-    for part in _within_memory(graph, chosen):
+    for part in _within_memory(graph, chosen) if feeds else ():
         moments: dict[str, F32] = {}
         limits |= ranges.ranges(_watched(graph, feeds, part, moments), "minmax")
         for node in part:
             name = node.input[1]
             if name not in weights:
-                wanted = 8 if name.startswith("lm_head") else bits
-                moment = moments[node.input[0]]
-                weights[name] = column_codes.choose(graph.get(name), moment, wanted)
+                weights[name] = _codes(graph.get(name), moments[node.input[0]], bits[name])
+    if not feeds:
+        limits = dict.fromkeys((t for n in chosen for t in (n.input[0], n.output[0])), (-1.0, 1.0))
+        weights = {name: _blank(graph.values[name].dims) for name in bits}
     insert(
         graph.model,
         chosen,
         limits={name: (ROOM * low, ROOM * high) for name, (low, high) in limits.items()},
         weights=weights,
-        bits={name: 8 if name.startswith("lm_head") else bits for name in weights},
+        bits=bits,
     )
     return graph.model
+
+
+def _codes(weight: F32, second: F32, bits: int) -> ColumnCodes:
+    """Codes of a matrix f32 [in, out] under the mean of x xᵀ over its inputs, f32 [in, in]."""
+    moment = SecondMoment(lambda: [second], shrink=SHRINK)
+    return channel_codes.choose(weight, second.diagonal(), moment, bits)
+
+
+def _blank(shape: Sequence[int]) -> ColumnCodes:
+    """Codes that stand for nothing, of a matrix [in, out]."""
+    return ColumnCodes(np.zeros(tuple(shape), np.int8), np.ones(shape[1], np.float32))
 
 
 def _within_memory(graph: FloatGraph, products: Sequence[Any]) -> list[list[Any]]:
@@ -191,7 +217,7 @@ class _Inserter:
         codes = chosen.codes
         self._model.graph.initializer.append(
             helper.make_tensor(
-                f"{name}_quantized",
+                codes_name(name),
                 _INT8 if bits == 8 else _INT4,
                 codes.shape,
                 codes.tobytes() if bits == 8 else packed(codes),
@@ -202,7 +228,7 @@ class _Inserter:
         self._nodes.append(
             helper.make_node(
                 "DequantizeLinear",
-                [f"{name}_quantized", scale],
+                [codes_name(name), scale],
                 [f"{name}_dequantized"],
                 f"{name}_DequantizeLinear",
                 axis=1,
@@ -215,6 +241,11 @@ class _Inserter:
         ordered = node_order.needed([*graph.node, *self._nodes], [o.name for o in graph.output])
         del graph.node[:]
         graph.node.extend(ordered)
+
+
+def codes_name(initializer: str) -> str:
+    """What the codes of a matrix are called, by its initializer in the float graph."""
+    return f"{initializer}_quantized"
 
 
 def packed(codes: Any) -> bytes:

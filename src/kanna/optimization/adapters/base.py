@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kanna import conversion, encodings, formats
 from kanna.comparison.context import ComparisonContext
@@ -17,6 +17,7 @@ from kanna.comparison.rows import Row
 from kanna.conversion import Conversion, ConversionRequest, Guidance, Sizes
 from kanna.encodings import grouped
 from kanna.errors import KannaError, UsageError
+from kanna.evaluation import Extent
 from kanna.families import hf_names
 from kanna.formats.base import Format
 from kanna.optimization.accuracy_levels import AccuracyResult
@@ -27,7 +28,7 @@ from kanna.optimization.measure import InputRounding, Measured
 from kanna.optimization.memory_budget import MemoryBudget
 from kanna.optimization.probe import Prober
 from kanna.optimization.request import OptimizeRequest
-from kanna.optimization.search import SizeRange, plan_of
+from kanna.optimization.search import NAME, SizeRange, plan_of
 from kanna.optimization.speed import SpeedGoal
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.plan import Plan
@@ -74,6 +75,8 @@ class Adapter:
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
             divergences by kind of text, too.
         takes_provider: Whether an execution provider of onnxruntime computes it.
+        takes_static: Whether it is made for fixed shapes.
+        supports_speed: Whether tokens per second can be asked for.
         supports_tuning: Whether it has a `tuning_subject`.
         supports_spreading: Whether values of layers are chosen in an executor; all are measured.
         supports_apart: Whether what adapters keep beside an artefact is measured in its runtime.
@@ -89,6 +92,8 @@ class Adapter:
     supports_levels: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False
     takes_provider: ClassVar[bool] = False
+    takes_static: ClassVar[bool] = False
+    supports_speed: ClassVar[bool] = True
     supports_tuning: ClassVar[bool] = False
     supports_spreading: ClassVar[bool] = False
     supports_apart: ClassVar[bool] = False
@@ -97,6 +102,11 @@ class Adapter:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.seconds = _allowed(workspace.speed)
+
+    @classmethod
+    def for_request(cls, request: OptimizeRequest) -> type[Adapter]:
+        """What makes what is asked for: this class, or another one of the format."""
+        return cls
 
     @property
     def record(self) -> Format:
@@ -291,6 +301,11 @@ class Adapter:
         """The version of the runtime that artefacts are scored in."""
         return versions((self.format,))[self.format]
 
+    @property
+    def window(self) -> int:
+        """Tokens of a window that artefacts are evaluated on."""
+        return Extent().context
+
     def comparison_context(self) -> ComparisonContext:
         """What artefacts are proved and scored with, as in a comparison."""
         workspace, context = self.workspace, self.workspace.context
@@ -325,6 +340,18 @@ class Adapter:
         """Write the file or folder of an artefact."""
         work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
         work.write(self.workspace.context.running())
+
+    def specs(self, plan: Path) -> Sequence[ArtefactSpec]:
+        """The artefact of a plan; behind it others of its encodings, no larger, to be proved."""
+        return [ArtefactSpec(name=NAME, path=self.artefact(NAME), plan=plan)]
+
+    def placed(self, path: Path) -> dict[str, Any] | None:
+        """What the execution provider takes of an artefact, as JSON has it; None without one.
+
+        Raises:
+            GateError: It multiplies by something that the provider does not take.
+        """
+        return None
 
     def bits_per_weight(self, row: Row) -> float:
         """Bits per weight of a row."""

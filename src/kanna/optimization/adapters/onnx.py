@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from kanna._util import own_files
-from kanna._util.atomic import write_text
 from kanna._util.progress import Silent
 from kanna.conversion import (
     ConversionRequest,
     ConvertResult,
     Guidance,
     WriteOptions,
-    expert_nodes,
+    onnx_provider,
     read_guidance,
 )
 from kanna.conversion.nbits import NBitsConversion, NBitsSizes
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.errors import PlanError, UsageError
+from kanna.errors import PlanError
 from kanna.escaping import argument
-from kanna.formats.onnx import build
 from kanna.formats.stream import WriteResult
 from kanna.hardware import providers
-from kanna.model import F32, Model, columns, num_rows, num_weights
+from kanna.model import F32, Model, num_weights
 from kanna.optimization.accuracy_levels import AccuracyResult
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.adapters.onnx_accuracy import LevelTrials, kinds_of
+from kanna.optimization.adapters.onnx_graph import GraphAdapter
 from kanna.optimization.adapters.onnx_probe import ONNXProber
 from kanna.optimization.adapters.onnx_scorer import GraphScorer, held_windows
+from kanna.optimization.adapters.onnx_static import StaticONNXAdapter
 from kanna.optimization.adapters.onnx_time import share_within_time
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import InputRounding, Measured
 from kanna.optimization.request import OptimizeRequest
-from kanna.optimization.search import NAME
 from kanna.optimization.tuning.folder import FolderSubject
 from kanna.plan import Plan, load
 from kanna.plan import onnx as presets
@@ -64,12 +59,6 @@ def rounded_inputs(encoding: Encoding, x: F32) -> F32 | None:
     largest = np.maximum(np.abs(groups).max(axis=2, keepdims=True), np.float32(1e-30))
     scale = largest / np.float32(127)
     return (np.rint(groups / scale) * scale).reshape(x.shape)
-
-
-def matrix_bytes(rows: int, cols: int, encoding: str) -> int:
-    """Bytes of a matrix in the external data, with what aligns its planes."""
-    kind = parse(encoding)
-    return rows * kind.row_bytes(cols) if kind else 4 * rows * cols
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +89,18 @@ class FromGraph:
         return self.work.held(self.graph)
 
 
-class ONNXAdapter(Adapter):
-    """ONNX folders of MatMulNBits nodes, made from the float graph of the source."""
+class ONNXAdapter(GraphAdapter):
+    """ONNX folders of MatMulNBits nodes; of fixed shapes, another adapter's."""
 
-    format = "onnx"
     supports_probing = True
     supports_levels = True
     supports_tuning = True
-    sizes_from_headers = False
-    takes_provider = True
     tuning_bytes = 128
 
-    @property
-    def full(self) -> str:
-        """Graphs compute in float32."""
-        return "f32"
+    @classmethod
+    def for_request(cls, request: OptimizeRequest) -> type[Adapter]:
+        """That of fixed shapes, where they are asked for."""
+        return cls if request.static is None else StaticONNXAdapter
 
     def candidates(self) -> Sequence[str]:
         """What onnxruntime multiplies by at full speed."""
@@ -128,11 +114,13 @@ class ONNXAdapter(Adapter):
         profile = providers.get(request.provider)
         if profile.static_shapes.value or not profile.takes_groups:
             raise PlanError(
-                f"{profile.name} computes codes in standard operators, in graphs of fixed shapes: "
-                f"there is nothing to choose but the preset ({profile.table})",
-                expected="a provider that multiplies weights in groups",
-                todo=f"kanna convert {argument(request.source)} -o {argument(request.out)} "
-                f"--preset onnx:w8a16-full --static 64x1024 --provider {profile.name} --verify",
+                f"{profile.name} multiplies no weights in groups, which graphs of any length have "
+                f"({profile.table})",
+                expected="--static CHUNKxCONTEXT, among codes with a scale per channel",
+                todo="add --static 64x1024: chunks of 64 tokens of a prompt, 1024 tokens in all"
+                if onnx_provider.code_bits(profile)
+                else f"kanna convert {argument(request.source)} -o {argument(request.out)} "
+                f"--preset onnx:fp32 --provider {profile.name}",
             )
 
         def admits(_tensor: str, encoding: str) -> bool:
@@ -165,39 +153,6 @@ class ONNXAdapter(Adapter):
         """Nodes of accuracy_level 4 round their inputs."""
         return rounded_inputs
 
-    def check_available(self) -> None:
-        """The builder of the graph."""
-        build.require()
-
-    @property
-    def graph(self) -> Path:
-        """The float32 graph of the source, in a folder of its own."""
-        return self.workspace.folder / "graph"
-
-    def prepare(self) -> None:
-        """Build the float graph, unless that of the same source is there."""
-        context = self.workspace.context
-        context.clock.restart()
-        mark = self.workspace.folder / "graph.json"
-        hashes = json.dumps(self.workspace.source.hashes(), sort_keys=True)
-        if not (
-            self.graph.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == hashes
-        ):
-            self._build()
-            write_text(mark, hashes)
-        context.clock.lap("graph")
-
-    def _build(self) -> None:
-        folder = self.workspace.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.graph, ignore_errors=True)
-        with own_files.scratch(folder, "graph") as scratch:
-            running = self.workspace.context.running()
-            request = ConversionRequest(preset=presets.DEFAULT)
-            workspace = self.workspace
-            work = NBitsConversion(workspace.source, workspace.model, folder / NAME, request)
-            work.build(scratch, running).replace(self.graph)
-
     @cached_property
     def sizes(self) -> NBitsSizes:
         """What sizes whole folders, and knows their nodes."""
@@ -218,65 +173,10 @@ class ONNXAdapter(Adapter):
         return sizes
 
     @cached_property
-    def nodes(self) -> list[list[str]]:
-        """The matrices of each node, by GGUF name: q, k and v are one, and a layer's experts."""
-        nodes: list[list[str]] = []
-        for ours in self.sizes.gguf_names.values():
-            members = self.sizes.joined(ours)
-            if members[0] == ours:
-                nodes.append(members)
-        return nodes
-
-    @cached_property
     def _weights(self) -> dict[str, int]:
         """How many weights each node has, by its first matrix."""
         tensors = self.workspace.model.tensors
         return {m[0]: sum(num_weights(tensors[n]) for n in m) for m in self.nodes}
-
-    def choices(
-        self,
-        measured: Measured,
-        constraints: Constraints | None = None,
-        scale: Mapping[str, float] | None = None,
-    ) -> list[Choice]:
-        """One choice per node, named by its first matrix."""
-        allowed = (constraints or Constraints()).allow()
-        tensors, factors = self.workspace.model.tensors, scale or {}
-        choices: list[Choice] = []
-        for members in self.nodes:
-            if any(m not in measured.costs for m in members):
-                continue
-            options: list[Option] = []
-            for encoding in measured.costs[members[0]]:
-                known = all(encoding in measured.costs[m] for m in members)
-                if not known or not all(allowed(m, encoding) for m in members):
-                    continue
-                if expert_nodes.is_expert(members[0]) and not expert_nodes.has_kernel(encoding):
-                    continue
-                cost = sum(measured.costs[m][encoding] * factors.get(m, 1.0) for m in members)
-                size = sum(
-                    matrix_bytes(num_rows(tensors[m]), columns(tensors[m]), encoding)
-                    for m in members
-                )
-                options.append(Option(encoding=encoding, nbytes=size, cost=cost))
-            if not options:
-                raise UsageError(
-                    f"no encoding is left for {', '.join(members)}", todo="exclude fewer encodings"
-                )
-            choices.append(Choice(name=members[0], options=options))
-        speed = self.workspace.speed
-        return speed.timed(choices, {m[0]: m for m in self.nodes}) if speed else choices
-
-    def plan(self, choices: Sequence[Choice], encodings: Mapping[str, str]) -> Plan:
-        """The plan of one rule per node, with a rule for every matrix of it."""
-        plan = super().plan(choices, encodings)
-        members = {m[0]: m for m in self.nodes}
-        rules = [
-            rule.model_copy(update={"pattern": f"^{re.escape(name)}$"})
-            for choice, rule in zip(choices, plan.rules, strict=True)
-            for name in members[choice.name]
-        ]
-        return plan.model_copy(update={"rules": rules})
 
     def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
         """The least cost within so many bytes, and the time of the builder's mix of that size.

@@ -1,0 +1,49 @@
+"""Codes with a scale per row: what is stored, and how close it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanna import encodings, methods
+from kanna.encodings.grouped import channel
+from kanna.methods.base import Inputs
+from kanna.methods.hessian import SecondMoment
+from kanna.model import F32
+
+
+@pytest.mark.parametrize("bits", channel.BITS)
+def test_rows_hold_a_scale_and_whole_numbers_around_zero(bits: int) -> None:
+    encoding = encodings.get(channel.name_of(bits))
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
+    data = encoding.encode(x, method="nearest")
+    assert data.shape == (5, 4 + 64 * bits // 8) == (5, encoding.row_bytes(64))
+    scales = data[:, :4].copy().view("<f4")
+    codes = encoding.decode(data, 64) / scales
+    most = 2 ** (bits - 1) - 1
+    assert np.allclose(codes, np.rint(codes), atol=1e-3) and np.abs(codes).max() == most
+    assert np.abs(encoding.decode(data, 64) - x).max() <= 0.5001 * scales.max()
+
+
+@pytest.mark.parametrize("bits", channel.BITS)
+def test_each_method_is_closer_than_the_one_before(bits: int) -> None:
+    """On what is multiplied: also where columns hang together in several blocks."""
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((512, 64)) @ (rng.standard_normal((64, 64)) * rng.random(64) ** 3)
+    second: F32 = (inputs.T @ inputs / len(inputs)).astype(np.float32)
+    x = rng.standard_normal((24, 64)).astype(np.float32)
+    encoding = encodings.get(channel.name_of(bits))
+    whole: list[F32] = [second]
+    blocks: list[F32] = [second[:32, :32], second[32:, 32:]]
+    known = Inputs(
+        weights=np.ascontiguousarray(second.diagonal()),
+        second_moment=SecondMoment(lambda: whole, shrink=0.0),
+    )
+    split = Inputs(weights=known.weights, second_moment=SecondMoment(lambda: blocks, shrink=0.0))
+
+    def error(method: str, given: Inputs) -> float:
+        decoded = encoding.decode(methods.get(method).encode(encoding, x, given), 64)
+        return float(np.square(inputs @ (decoded - x).T).sum())
+
+    errors = [error(m, given) for m, given in (("nearest", known), ("search", known))]
+    assert error("gptq", known) < error("gptq", split) < errors[1] <= errors[0]
