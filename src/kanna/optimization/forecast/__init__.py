@@ -43,7 +43,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "report": search_work.report,
 }
 """What each stage takes, by its name in STAGES and in that order."""
-_NO_LEVELS = "not at this effort, or its products have no levels"
+_NO_LEVELS = "nothing to choose at this effort"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
