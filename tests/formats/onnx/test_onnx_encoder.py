@@ -71,6 +71,15 @@ def test_lengths_and_pooling(made: dict[str, Path]) -> None:
         assert len(ids) == 192 and (ids[0], ids[-1]) == (2, 3)
 
 
+def test_weights_in_the_working_directory_are_in_nobodys_way(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    kanna.convert(source, "out", preset="onnx:fp32", threads=1)
+    assert (tmp_path / "model.onnx.data").read_bytes() == b"mine"
+
+
 def test_it_is_benched_and_generates_nothing(made: dict[str, Path]) -> None:
     [row] = kanna.bench([made["int8"]], prompt_tokens=64, repeat=1, threads=1)
     assert row.runtime == "onnx" and row.threads == 1

@@ -196,3 +196,16 @@ def test_static_ranges_come_from_text(made: dict[str, Path]) -> None:
     assert len(scales) >= 3 * 4
     data = json.loads((made["w8a8"] / "genai_config.json").read_text())
     assert data["model"]["decoder"]["filename"] == "model.onnx"
+
+
+@pytest.mark.parametrize("preset", ["fp32", "int8", "w8a8", "w4a16"])
+def test_files_of_the_working_directory_are_in_nobodys_way(
+    source: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnx asks there for the names of files that it writes elsewhere."""
+    for name in ("model", "dynamic", "smoothed"):
+        (tmp_path / f"{name}.onnx.data").write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    kanna.convert(source, "out", preset=f"onnx:{preset}", threads=1)
+    assert (tmp_path / "out" / "model.onnx.data").stat().st_size > 1000
+    assert {p.read_bytes() for p in tmp_path.glob("*.data")} == {b"mine"}

@@ -13,7 +13,8 @@ from typing import Any
 
 from kanna._util.disk import folder_size
 from kanna.formats.onnx import files
-from kanna.formats.onnx.qdq import EXTERNAL_BYTES, codes_name
+from kanna.formats.onnx.external_data import EXTERNAL_BYTES
+from kanna.formats.onnx.qdq import codes_name
 
 _OBJECT = sys.getsizeof(b"")
 """What onnx counts of a tensor beside its bytes, when it decides where they lie."""

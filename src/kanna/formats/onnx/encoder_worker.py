@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS, hide
 from kanna._util.processes import end_with_parent
+from kanna.formats.onnx import external_data
 from kanna.formats.onnx.build_worker import OFFLINE
 
 OPSET = 18
@@ -27,7 +28,6 @@ def export(*, source: str, out: str) -> None:
     torch exports, and onnxscript's optimizer folds and cleans what it exported; onnxruntime's own
     fusions of a BERT happen when a session loads it.
     """
-    import onnx
     import torch
     import transformers
 
@@ -68,14 +68,7 @@ def export(*, source: str, out: str) -> None:
             optimize=True,
             verbose=False,
         )
-    path = Path(out) / "model.onnx"
-    onnx.save(
-        made.model_proto,
-        str(path),
-        save_as_external_data=True,
-        location="model.onnx.data",
-        size_threshold=1024,
-    )
+    external_data.save(made.model_proto, Path(out) / "model.onnx")
 
 
 if __name__ == "__main__":

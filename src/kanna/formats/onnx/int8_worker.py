@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanna._util.processes import end_with_parent
-from kanna.formats.onnx import qdq, ranges, smooth
+from kanna.formats.onnx import external_data, qdq, ranges, smooth
 from kanna.formats.onnx.float_graph import PRODUCTS, FloatGraph
 from kanna.model import F32
 
@@ -131,17 +131,13 @@ def quantize(
         wide: Bits of a weight where activations have 16 bits, for all matrices, or by initializer,
             where the others stay as they are; 0: activations have 8 bits.
     """
-    import onnx
-
-    graph = FloatGraph(Path(source) / "model.onnx")
+    graph = FloatGraph(Path(source).absolute() / "model.onnx")
     products = graph.products(**patterns)
     batches = [_feed(graph, ids[None], cache) for ids in (np.load(feeds) if feeds else ())]
     figures = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
     if figures["smoothed"]:
         folded = graph.path.with_name("smoothed.onnx")
-        onnx.save(
-            graph.model, str(folded), save_as_external_data=True, location="smoothed.onnx.data"
-        )
+        external_data.save(graph.model, folded)
         graph = FloatGraph(folded)
         products = graph.products(**patterns)
     names = [n.name for n in products]
@@ -152,13 +148,13 @@ def quantize(
         inputs = [n.input[0] for n in products]
         model = _static(graph, names, ranges.ranges(graph.run(batches, inputs), calibrator))
     else:
-        model = _dynamic(graph, names, Path(out))
+        model = _dynamic(graph, names, Path(out).absolute())
     share_embedding(model)
     quantize_embedding(model)
     _drop_unused(model)
     for stale in Path(out).glob("dynamic.onnx*"):
         stale.unlink()
-    _save(model, Path(out) / "model.onnx")
+    external_data.save(model, Path(out) / "model.onnx")
     return figures | {"products": len(names)}
 
 
@@ -183,16 +179,17 @@ def _dynamic(graph: FloatGraph, names: list[str], out: Path) -> Any:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        graph.path,
-        out / "dynamic.onnx",
-        op_types_to_quantize=list(PRODUCTS),
-        nodes_to_quantize=names,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
-    )
+    with external_data.standing_in(out):
+        quantize_dynamic(
+            graph.path,
+            out / "dynamic.onnx",
+            op_types_to_quantize=list(PRODUCTS),
+            nodes_to_quantize=names,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+        )
     return onnx.load(str(out / "dynamic.onnx"))
 
 
@@ -309,18 +306,6 @@ def quantize_embedding(model: Any) -> None:
         ]
         for i, node in enumerate(made):
             nodes.insert(at + i, node)
-
-
-def _save(model: Any, path: Path) -> None:
-    import onnx
-
-    onnx.save(
-        model,
-        str(path),
-        save_as_external_data=True,
-        location=f"{path.name}.data",
-        size_threshold=qdq.EXTERNAL_BYTES,
-    )
 
 
 def _drop_unused(model: Any) -> None:

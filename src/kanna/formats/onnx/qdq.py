@@ -29,8 +29,6 @@ EXACT_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 """Of a session on the CPU, which else rounds what such a product reads to 8 bits."""
 SHRINK = 0.2
 """Shrinkage of a second moment that no held-out text has chosen."""
-EXTERNAL_BYTES = 1024
-"""Of an initializer that lies beside the graph; smaller ones lie in it."""
 _MOMENTS = 1 << 30
 """Bytes of second moments in memory at once; where more are needed, the text is read again."""
 
