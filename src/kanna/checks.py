@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from kanna._util.results import Result, ResultTable
@@ -168,6 +168,8 @@ class VerifyResult(Result):
         checks: In the order they were made.
         seconds: Time they took.
         retention: What it keeps of a fine-tune, where an adapter was named.
+        tasks: What it keeps of each task that was named, see
+            `kanna.verification.task_retention.TaskRetention`.
         offload: What its run on a device came to, where a backend was named.
     """
 
@@ -176,6 +178,7 @@ class VerifyResult(Result):
     checks: list[Check]
     seconds: float
     retention: Retention | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     offload: dict[str, Any] | None = None
 
     @property

@@ -60,6 +60,8 @@ def report(result: VerifyResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "checks": [check.to_dict() for check in result.checks],
         "retention": asdict(result.retention) if result.retention else None,
+        # Without questions and answers, which are the user's own: the report goes where files go.
+        "tasks": [{k: v for k, v in task.items() if k != "flips"} for task in result.tasks],
     }
 
 

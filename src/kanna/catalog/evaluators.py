@@ -39,6 +39,10 @@ _SUMMARIES = {
         "The file in its own runtime against the reference runtime that computes with its "
         "values, on a few tokens"
     ),
+    "task_retention": (
+        "The share of what a fine-tune gained in right answers to tasks that a file keeps, in its "
+        "runtime"
+    ),
     "tensors": "Tensors as they lie in the file, against the source's: names, shapes, values",
     "stop": (
         "Every token that ends a turn for the source ends a generation in the runtime, and a "

@@ -75,6 +75,20 @@ class Command(click.Command):
     when_interrupted = "Interrupted."
 
 
+def tasks(what: str) -> Callable[[F], F]:
+    """The option `--tasks`.
+
+    Args:
+        what: What is done with the tasks, without a full stop.
+    """
+    return click.option(
+        "--tasks",
+        type=NAMES,
+        metavar="TASK,…",
+        help=f"{what}: maths, tool-calls, json, turns, code, choice:FILE.jsonl, lm-eval:TASK.",
+    )
+
+
 def command(
     name: str, *, when_interrupted: str = "Interrupted.", handles_signals: bool = False
 ) -> Callable[[Callable[..., Any]], Command]:
@@ -221,6 +235,11 @@ retention = click.option(
     default=0.9,
     show_default=True,
     help="Least share of the gain that must be kept.",
+)
+task_examples = click.option(
+    "--examples",
+    type=click.IntRange(1),
+    help="Questions of each task at most. [default: 24 to 50, and all of a file]",
 )
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kanna.escaping import visible
@@ -77,27 +77,53 @@ class TaskScore:
         return f"{line}; loss {100 * self.loss:.1f} points ({low:.1f} to {high:.1f})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAnswers:
+    """One model's answers to the questions of a task.
+
+    Attributes:
+        answers: One of each question.
+        problems: Why each is not right; "" where it is.
+    """
+
+    answers: Sequence[TaskAnswer]
+    problems: Sequence[str]
+
+
+def judge(
+    chosen: ChosenTask, answers: Sequence[TaskAnswer], original: JudgedAnswers | None = None
+) -> JudgedAnswers:
+    """Say of every answer whether it is right.
+
+    Args:
+        chosen: The task.
+        answers: A model's answers.
+        original: Those of the model that it is compared with; None: they are its own.
+    """
+    beside = original.answers if original else [None] * len(answers)
+    score = chosen.task.score
+    problems = [
+        given.failure or score(example, given, other)
+        for example, given, other in zip(chosen.examples, answers, beside, strict=True)
+    ]
+    return JudgedAnswers(answers=answers, problems=problems)
+
+
 def pair(
-    chosen: ChosenTask,
-    *,
-    chat: bool,
-    reference: Sequence[TaskAnswer],
-    answers: Sequence[TaskAnswer],
+    chosen: ChosenTask, *, chat: bool, reference: JudgedAnswers, own: JudgedAnswers
 ) -> TaskScore:
-    """Score both models' answers, and compare them question by question.
+    """Compare both models' answers question by question.
 
     Args:
         chosen: The task.
         chat: Whether questions were put through the chat template.
         reference: The original's answers.
-        answers: The file's.
+        own: The file's.
     """
-    score = chosen.task.score
     right = [0, 0, 0, 0]  # both, the original alone, the file alone, none
     flips: list[TaskFlip] = []
-    for example, original, own in zip(chosen.examples, reference, answers, strict=True):
-        problem = original.failure or score(example, original, None)
-        own_problem = own.failure or score(example, own, original)
+    for at, example in enumerate(chosen.examples):
+        problem, own_problem = reference.problems[at], own.problems[at]
         right[2 * bool(problem) + bool(own_problem)] += 1
         if bool(problem) != bool(own_problem):
             prompt = chosen.task.prompt(example, chat)
@@ -105,8 +131,8 @@ def pair(
                 TaskFlip(
                     prompt=list(prompt.turns),
                     expected=prompt.expected,
-                    reference=list(original.texts),
-                    answer=list(own.texts),
+                    reference=list(reference.answers[at].texts),
+                    answer=list(own.answers[at].texts),
                     became="wrong" if own_problem else "right",
                     why=own_problem or problem,
                 )
@@ -131,10 +157,14 @@ def from_json(listed: Iterable[Mapping[str, Any]]) -> list[TaskScore]:
     """Scores as JSON has them.
 
     Args:
-        listed: `tasks` of an evaluation or a report.
+        listed: `tasks` of an evaluation, a verification or a report.
     """
+    known = {one.name for one in fields(TaskScore)}
     return [
-        replace(TaskScore(**score), flips=[TaskFlip(**flip) for flip in score["flips"]])
+        replace(
+            TaskScore(**{name: value for name, value in score.items() if name in known}),
+            flips=[TaskFlip(**flip) for flip in score["flips"]],
+        )
         for score in listed
     ]
 

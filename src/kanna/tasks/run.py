@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kanna._util.progress import Progress
 from kanna.runtimes.base import Engine
 from kanna.tasks import ChosenTask
 from kanna.tasks.answering import answers, require_numbers
-from kanna.tasks.base import TaskAnswer
-from kanna.tasks.pairing import TaskScore, pair
+from kanna.tasks.pairing import JudgedAnswers, TaskScore, judge, pair
 
 _SILENT = "the original carries no chat template"
 
@@ -25,17 +24,16 @@ class OriginalAnswers:
 
     Attributes:
         chosen: All tasks.
-        asked: The tasks that it can be asked.
-        skipped: The others, each with the reason.
+        skipped: The tasks that it cannot be asked, each with the reason.
         chat: Whether questions go through the chat template.
+        judged: Its answers to the others, by the task's name.
     """
 
     def __init__(self, chosen: Sequence[ChosenTask], engine: Engine, progress: Progress) -> None:
         self.chat = bool(engine.chat_template)
-        self.asked: list[ChosenTask] = []
         self.skipped: dict[str, str] = {}
         self.chosen = list(chosen)
-        self._answers: dict[str, list[TaskAnswer]] = {}
+        self.judged: dict[str, JudgedAnswers] = {}
         require_numbers(engine)
         for one in chosen:
             if one.task.needs_chat and not self.chat:
@@ -46,8 +44,27 @@ class OriginalAnswers:
             if all(answer.failure for answer in given):
                 self.skipped[one.name] = f"of the original: {given[0].failure}"
                 continue
-            self.asked.append(one)
-            self._answers[one.name] = given
+            self.judged[one.name] = judge(one, given)
+
+    def ask(self, engine: Engine, progress: Progress) -> dict[str, JudgedAnswers]:
+        """Ask another model the same.
+
+        Args:
+            engine: The model, open until this returns.
+            progress: Gets one question after another.
+
+        Returns:
+            Its answers by the task's name; nothing of tasks that were skipped.
+        """
+        require_numbers(engine)
+        made: dict[str, JudgedAnswers] = {}
+        for one in self.chosen:
+            if one.name in self.skipped:
+                progress.advance(len(one.examples), one.name)
+                continue
+            given = answers(engine, one, chat=self.chat, progress=progress)
+            made[one.name] = judge(one, given, self.judged[one.name])
+        return made
 
     def compare(self, engine: Engine, progress: Progress) -> list[TaskScore]:
         """Ask a file the same, and pair its answers with these.
@@ -56,21 +73,20 @@ class OriginalAnswers:
             engine: The file, open until this returns.
             progress: Gets one question after another.
         """
-        require_numbers(engine)
-        scores: list[TaskScore] = []
-        for one in self.chosen:
-            if one.name in self.skipped:
-                scores.append(
-                    TaskScore(
-                        name=one.name, summary=one.task.summary, skipped=self.skipped[one.name]
-                    )
-                )
-                progress.advance(len(one.examples), one.name)
-                continue
-            given = answers(engine, one, chat=self.chat, progress=progress)
-            original = self._answers[one.name]
-            scores.append(pair(one, chat=self.chat, reference=original, answers=given))
-        return scores
+        return self.pair(self.ask(engine, progress))
+
+    def pair(self, own: Mapping[str, JudgedAnswers]) -> list[TaskScore]:
+        """Pair a file's answers with these, a score of every task.
+
+        Args:
+            own: The file's answers, see `ask`.
+        """
+        return [
+            TaskScore(name=one.name, summary=one.task.summary, skipped=self.skipped[one.name])
+            if one.name in self.skipped
+            else pair(one, chat=self.chat, reference=self.judged[one.name], own=own[one.name])
+            for one in self.chosen
+        ]
 
 
 def remarks(path: Path, scores: Sequence[TaskScore]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ from kanna import families, formats, gate_report, offload, provenance, runtimes
 from kanna._util.bars import shown
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
-from kanna.adapters import AdapterWeights, LoraAdapter, merged_source, open_adapters
+from kanna.adapters import AdapterWeights
 from kanna.checks import Check, Retention, VerifyResult, verdict
 from kanna.errors import FormatError, KannaError, NotFoundError, UsageError
 from kanna.evaluation.reference import (
     open_for_scoring,
     open_reference,
-    reference_folder,
     reference_gguf,
 )
 from kanna.formats.onnx import encoder
@@ -31,9 +31,9 @@ from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
-from kanna.verification import independent, parity, tensors, tokens, towers, written
-from kanna.verification import retention as gains
+from kanna.verification import adapted, independent, parity, tensors, tokens, towers, written
 from kanna.verification.retention import LEAST
+from kanna.verification.task_retention import TaskRetention
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
@@ -64,6 +64,8 @@ def verify(
     beside: str | Path | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
+    tasks: str | Sequence[str] = (),
+    examples: int | None = None,
     gate: str | Path | None = None,
     mmproj: str | Path | None = None,
     threads: int | None = None,
@@ -97,6 +99,9 @@ def verify(
             quantized one; None: the base as it is.
         data: Held-out examples to measure that by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
+        tasks: With an adapter: tasks of `evaluate` that base, tuned model and file are asked; that
+            share of what the fine-tune gained on each must be kept, too.
+        examples: Questions of each task at most; None: each task's own number.
         gate: A file to write the checks to, with the hashes of the files: `kanna.push` asks for it.
         mmproj: The vision tower beside the file, which is checked too, with it.
         threads: Threads to use; None: one per physical core.
@@ -106,7 +111,10 @@ def verify(
     """
     begin = time.perf_counter()
     gain: Retention | None = None
-    progress = shown(progress)
+    kept: Sequence[TaskRetention] = ()
+    progress, chosen = shown(progress), adapted.chosen_tasks(tasks, examples)
+    if adapter is None:
+        adapted.refuse_without(data, beside, chosen)
     if artefact is None:
         return _on_device_alone(source, backend, threads=threads, offline=offline, bar=progress)
     artefact = locate(artefact, offline=offline, check=False, progress=progress)
@@ -120,23 +128,19 @@ def verify(
 
         checks = verify_encoder(opened, artefact, threads)
     elif adapter is not None:
-        if not 0 <= retention <= 1:
-            raise UsageError(f"a retention of {retention}", expected="a share from 0 to 1")
-        checks, gain = _check_adapted(
-            _AdaptedCase(
-                base=opened,
-                adapters=open_adapters(adapter, offline=offline),
-                artefact=artefact,
-                beside=gains.base_beside(artefact, beside, offline=offline, progress=progress),
-                data=data,
-                least=retention,
-                threads=threads,
-            ),
-            progress,
+        case = adapted.AdaptedCase(
+            base=opened,
+            adapter=adapter,
+            artefact=artefact,
+            beside=beside,
+            data=data,
+            tasks=chosen,
+            least=retention,
+            threads=threads,
+            offline=offline,
         )
-    elif data is not None or beside is not None:
-        named = "held-out examples were" if data is not None else f"--beside {beside} was"
-        raise UsageError(f"{named} named, and no adapter", expected="--adapter")
+        hold = partial(_checks, artefact=artefact, threads=threads, progress=progress)
+        checks, gain, kept = adapted.judge(case, hold, progress)
     else:
         checks = _checks(opened, artefact, threads, progress)
         checks += written.unnamed_adapter(artefact, checks)
@@ -154,6 +158,7 @@ def verify(
         checks=checks,
         seconds=time.perf_counter() - begin,
         retention=gain,
+        tasks=[asdict(one) for one in kept],
         offload=proof.to_dict() if proof else None,
     )
     if gate is not None:
@@ -207,55 +212,6 @@ def _checks(source: Source, artefact: Path, threads: int | None, progress: Progr
     if all(c.ok for c in checks):
         checks += _check_in_runtime(source, model, artefact, threads, progress)
     return checks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _AdaptedCase:
-    """An artefact of a base and adapters, and the examples that judge it."""
-
-    base: Source
-    adapters: list[tuple[LoraAdapter, float]]
-    artefact: Path
-    beside: Path | None
-    data: str | Path | Sequence[str | Path] | None
-    least: float
-    threads: int | None
-
-
-def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check], Retention | None]:
-    """The checks of an artefact against the merged model, and what it keeps of the gain."""
-    tuned = merged_source(case.base, case.adapters)
-    alone = gains.is_adapter(case.artefact)
-    held = gains.held_out(case.adapters[0][0], case.data, tuned)
-    made: list[Check] = []
-    if not alone:
-        made = _checks(_held_to(tuned, progress), case.artefact, case.threads, progress)
-        if any(check.ok is False for check in made):
-            return made, None
-    [measured] = gains.measure(
-        gains.RetentionCase(
-            base=case.base,
-            tuned=tuned,
-            artefacts=[
-                case.artefact
-                if case.beside is None
-                else gains.BesideBase(base=case.beside, adapter=case.artefact)
-            ],
-            examples=held,
-            threads=case.threads or default_threads(),
-        ),
-        case.least,
-        progress,
-    )
-    # Beside a base in few bits an adapter computes what no merged model does.
-    return made + gains.check(measured, alone=alone and case.beside is None), measured
-
-
-def _held_to(tuned: Source, progress: Progress) -> Source:
-    """The merged model as a source: a GGUF by its own keys, which a folder made of it changes."""
-    if tuned.gguf is not None:
-        return tuned
-    return open_source(reference_folder(tuned, progress=progress))
 
 
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:

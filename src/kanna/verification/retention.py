@@ -159,7 +159,7 @@ def measure(case: RetentionCase, least: float, progress: Progress) -> list[Reten
     """
     progress.start("retention", (1 + len(case.artefacts)) * len(case.examples), "examples")
     context, threads = case.context, case.threads
-    judged = [_whole(case, one) for one in case.artefacts]
+    judged = [whole(case, one) for one in case.artefacts]
     engine, _ = open_reference(case.base, judged, context=context, threads=threads)
     with engine:
         require(case.base, engine.path, threads=threads)
@@ -193,8 +193,13 @@ def _scores(
     return nll, scores.nll, scores.kl
 
 
-def _whole(case: RetentionCase, given: Path | BesideBase) -> Path:
-    """The model that is run: an adapter alone goes beside the base in float32."""
+def whole(case: RetentionCase, given: Path | BesideBase) -> Path:
+    """The model that is run: an adapter alone goes beside the base in float32.
+
+    Args:
+        case: What is compared.
+        given: One of its artefacts.
+    """
     if isinstance(given, BesideBase):
         return given.base
     return reference_gguf(case.base) if is_adapter(given) else given
@@ -208,7 +213,7 @@ def opened(case: RetentionCase, given: Path | BesideBase, *, room: int = 0) -> E
         given: The artefact.
         room: Tokens that its context has beyond those of the longest example.
     """
-    context, threads, path = case.context + room, case.threads, _whole(case, given)
+    context, threads, path = case.context + room, case.threads, whole(case, given)
     beside = given.adapter if isinstance(given, BesideBase) else given
     if beside != path:
         adapters: dict[str | Path, float] = {beside: 1.0}

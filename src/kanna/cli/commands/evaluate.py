@@ -47,20 +47,8 @@ if TYPE_CHECKING:
     help="Tokens of a window. [default: 512; with --kv-types 8192, or as the model was trained]",
 )
 @options.precision
-@click.option(
-    "--tasks",
-    type=options.NAMES,
-    metavar="TASK,…",
-    help=(
-        "What both answer, too: maths, tool-calls, json, turns, code, choice:FILE.jsonl, "
-        "lm-eval:TASK."
-    ),
-)
-@click.option(
-    "--examples",
-    type=click.IntRange(1),
-    help="Questions of each task at most. [default: 24 to 50, and all of a file]",
-)
+@options.tasks("What both answer, too")
+@options.task_examples
 @options.threads
 @options.revision
 @options.offline

@@ -42,6 +42,8 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 )
 @options.held_out
 @options.retention
+@options.tasks("With --adapter: what it must keep of the fine-tune's gain on these, too")
+@options.task_examples
 @click.option(
     "--gate",
     metavar="REPORT",
@@ -62,6 +64,7 @@ def verify_command(
     artefact: str | None,
     adapter: tuple[str, ...],
     data: tuple[Any, ...],
+    tasks: list[str] | None,
     threads: int | None,
     **choices: Any,
 ) -> None:
@@ -81,6 +84,7 @@ def verify_command(
         artefact,
         adapter=list(adapter) or None,
         data=list(data) or None,
+        tasks=tasks or (),
         threads=terminal.threads(threads),
         progress=terminal.progress(),
         **choices,
@@ -92,8 +96,11 @@ def verify_command(
 def draw_checks(screen: Console, data: dict[str, Any]) -> None:
     """Print every check with its verdict, then the verdict of all."""
     from kanna.cli.ui import checks
+    from kanna.tasks.pairing import flip_lines, from_json
 
     screen.print(checks("check", data["checks"]))
+    for line in flip_lines(from_json(data.get("tasks", []))):
+        screen.print(line, markup=False, highlight=False)
     vectors = any(check["name"] == "embeddings" for check in data["checks"])
     words = {
         "proved": (

@@ -24,7 +24,11 @@ VERB = StepVerb(
         "mmproj": kinds(MODEL),
     },
     outputs={"report": StepFile(kind=GATE, about="the checks, and hashes of what they are about")},
-    figures={"gate": at("status")},
+    figures={
+        "gate": at("status"),
+        "retention": at("retention", "share"),
+        "task_retention": at("tasks", 0, "share"),
+    },
     out=lambda step, _: f"{step}.gate.json",
     writes="gate",
     own=frozenset({"gate"}),
