@@ -131,15 +131,20 @@ def convert(
         tower = lone_tower.open_tower(source, revision, offline, not dry_run, options)
         return lone_tower.convert(tower, out, encoding=encoding, dry_run=dry_run, options=options)
     if adapter is not None:
-        format, preset = formats.parse_preset(format or lone_adapter.named_by(out), preset)
+        named = format or lone_adapter.named_by(out)
+        format, preset = formats.parse_preset(named, preset)
+        conversion.refuse_folder_name(out, format)
         whole = lone_adapter.needs_base(format, out) and not dry_run
         opened = open_source(
             source, revision=revision, offline=offline, weights=whole, progress=options.progress
         )
         request = replace(request, preset=preset)
-        return lone_adapter.convert(
+        alone = lone_adapter.convert(
             opened, adapter, out, request, format=format, dry_run=dry_run, options=options
         )
+        if named is None and preset is None and out is not None:
+            alone = replace(alone, notes=[*alone.notes, lone_adapter.unnamed(out, format)])
+        return alone
     result = conversion.convert(
         source,
         out,

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import kanna
 from kanna.adapters import open_adapter
 from kanna.cli.main import cli
-from kanna.errors import KannaError, SourceError, UnsupportedError, UsageError
+from kanna.errors import KannaError, OutputError, SourceError, UnsupportedError, UsageError
 from kanna.formats import gguf
 from kanna.runtimes.llamacpp import RUNTIME
 
@@ -181,3 +181,20 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     assert run(source, "-o", tmp_path / "x.gguf").exit_code == 1
     assert run("absent", "-o", tmp_path / "x.gguf").exit_code == 2
     assert run(adapter, "-o", tmp_path / "x.gguf", "--preset", "Q8_0").exit_code == 2
+
+
+def test_a_name_that_leaves_the_format_open_is_told_what_was_chosen(
+    home: Path, tmp_path: Path
+) -> None:
+    source, adapter, _ = adapted(home, "lora")
+    named = kanna.convert(source, tmp_path / "lora.gguf", adapter=adapter, threads=1)
+    assert not any("names no format" in note for note in named.notes)
+    chosen = kanna.convert(source, tmp_path / "lora", adapter=adapter, format="gguf", threads=1)
+    assert not any("names no format" in note for note in chosen.notes)
+    for name in ("other", "other.safetensors"):
+        open_name = kanna.convert(source, tmp_path / name, adapter=adapter, threads=1)
+        assert "written as gguf; --format mlx" in open_name.notes[-1]
+        assert gguf.read(tmp_path / name).value("general.type") == "adapter"
+    with pytest.raises(OutputError, match="the name of a folder"):
+        kanna.convert(source, f"{tmp_path}/folder/", adapter=adapter, threads=1)
+    assert not (tmp_path / "folder").exists()

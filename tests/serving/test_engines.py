@@ -5,6 +5,7 @@ What transformers says, said by all, alone and together.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 import time
@@ -12,13 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import openai
 import pytest
 from helpers import engine_artefacts, picture_files, tiny_models
 from helpers.gateways import Local, local, until
 
-from kanna.serving import server
+from kanna.formats.file_states import FileStates
+from kanna.serving import process, server
+from kanna.serving.engines.base import EngineConfig
+from kanna.serving.process import EngineProcess
 
 PROMPTS = [
     "Once upon a time",
@@ -271,6 +276,29 @@ def test_it_comes_back_after_kill_9(gateway: Local) -> None:
         assert status == 503 and time.monotonic() < end, answer
         time.sleep(0.2)
     assert gateway.main.pid != first
+
+
+def test_starts_that_fail_alike_are_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(64))
+    monkeypatch.setattr(process, "BACKOFF", (0.01,))
+    config = EngineConfig(engine="gguf", path=str(broken), name="small")
+    told: list[str] = []
+
+    async def start() -> EngineProcess:
+        engine = EngineProcess(config, lambda given: (given, FileStates(())))
+        async with aiohttp.ClientSession() as session:
+            engine.supervise(session)
+            while engine.state != "failed":
+                await asyncio.sleep(0.05)
+        return engine
+
+    with server.warnings_told(told.append):
+        failed = asyncio.run(asyncio.wait_for(start(), 300))
+    assert failed.restarts == process.MAX_FAILED_STARTS - 1
+    assert len(told) == 1 and told[0].startswith("The engine of small does not start: "), told
 
 
 def test_people_are_told_of_an_engine_that_does_not_start() -> None:

@@ -316,10 +316,15 @@ def test_settings_and_outputs_that_make_no_sense(
         {"max_length": 1},
     ]
     for options in wrong:
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as refused:
             kanna.adapt(home / "source", data, tmp_path / "out", **options)
-    with pytest.raises(OutputError, match="not empty"):
+        assert refused.value.expected, options
+        named = next(iter(options)).replace("_", "-")
+        if named in ("rank", "learning-rate", "steps"):
+            assert f"leave --{named} out" in refused.value.todo
+    with pytest.raises(OutputError, match="not empty") as full:
         kanna.adapt(home / "source", data, home / "out")
+    assert "an empty one" in full.value.expected and "--overwrite" in full.value.todo
 
 
 def test_the_command_and_ctrl_c(home: Path, tmp_path: Path) -> None:

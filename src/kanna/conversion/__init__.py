@@ -113,8 +113,7 @@ def convert(
     if converter.check is not None:
         converter.check(request)
     _check_used(format, request, converter.takes)
-    if _names_folder(out) and formats.get(format).suffix:
-        raise _no_file(str(out), formats.get(format).suffix)
+    refuse_folder_name(out, format)
     opened = open_source(
         source,
         revision=revision,
@@ -206,16 +205,20 @@ def _check_used(format: str, request: ConversionRequest, takes: Sequence[str]) -
             )
 
 
-def _names_folder(out: str | Path | None) -> bool:
-    """Whether the name of an output ends as that of a folder does."""
-    return isinstance(out, str) and out.endswith(tuple({"/", os.sep}))
+def refuse_folder_name(out: str | Path | None, format: str) -> None:
+    """Raise OutputError for an output that ends as a folder does, in a format of files.
 
-
-def _no_file(out: str, suffix: str) -> OutputError:
-    name = f"{out}model{suffix}"
-    return OutputError(
-        f"{out} is the name of a folder", expected="the name of a file", todo=f"-o {name}"
-    )
+    Args:
+        out: The output as it was named; None: nothing is written.
+        format: What is written.
+    """
+    suffix = formats.get(format).suffix
+    if suffix and isinstance(out, str) and out.endswith(tuple({"/", os.sep})):
+        raise OutputError(
+            f"{out} is the name of a folder",
+            expected="the name of a file",
+            todo=f"-o {out}model{suffix}",
+        )
 
 
 def _option(name: str) -> str:

@@ -168,8 +168,10 @@ class EngineProcess:
                 failed_starts += 1
                 known = error.found if isinstance(error, ChangedError) else str(error)
                 reason = known or "it did not load in time"
-                self.reason = "; ".join([reason, *run.error_lines])
-                LOG.warning("The engine of %s does not start: %s", self.config.name, self.reason)
+                reason = "; ".join([reason, *run.error_lines])
+                if reason != self.reason:  # each start that fails alike is told of once
+                    LOG.warning("The engine of %s does not start: %s", self.config.name, reason)
+                self.reason = reason
                 run.process.kill()
             self._begin_restart()
             if failed_starts >= MAX_FAILED_STARTS:

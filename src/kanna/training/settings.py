@@ -80,7 +80,11 @@ class TrainingSettings:
         ]
         for name, value, low, high in limits:
             if value is not None and not low <= value <= high:
-                raise UsageError(f"--{name} is {value:,}", expected=f"{low:,} to {high:,}")
+                raise UsageError(
+                    f"--{name} is {value:,}",
+                    expected=f"{low:,} to {high:,}",
+                    todo=f"give a number between these, or leave --{name} out for its default",
+                )
 
     @property
     def strength(self) -> float:

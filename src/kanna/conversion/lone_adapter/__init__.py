@@ -38,6 +38,7 @@ __all__ = [
     "named_by",
     "names",
     "needs_base",
+    "unnamed",
 ]
 
 
@@ -135,6 +136,17 @@ def named_by(out: str | Path | None) -> str | None:
     """The format that the output's suffix names; None where it names none."""
     suffix = Path(out).suffix if out is not None else ""
     return next((name for name in names() if suffix and _writer(name).suffix == suffix), None)
+
+
+def unnamed(out: str | Path, format: str) -> str:
+    """What is said of an output whose name leaves the format open.
+
+    Args:
+        out: The output as it was named.
+        format: What it is written in.
+    """
+    others = " or ".join(f"--format {name}" for name in names() if name != format)
+    return f"{out} names no format: the adapter is written as {format}; {others} writes another"
 
 
 def needs_base(format: str, out: str | Path | None) -> bool:

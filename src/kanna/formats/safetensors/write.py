@@ -144,7 +144,9 @@ def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
         return
     if any(folder.iterdir()) and not overwrite:
         raise OutputError(
-            f"{folder} is not empty", todo="choose another folder, or pass --overwrite"
+            f"{folder} is not empty",
+            expected="a new folder, or an empty one",
+            todo="choose another folder, or pass --overwrite",
         )
     check_output([folder / SINGLE], overwrite=True, needed=needed)
 
