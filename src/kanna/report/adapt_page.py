@@ -35,14 +35,15 @@ def adapt_page(data: Mapping[str, Any]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="generator" content="kanna {html_text(data["kanna"])}">
-<title>{name}: an adapter, trained</title>
+<title>{name}: {"a model" if _is_full(data) else "an adapter"}, trained</title>
 <style>{CSS}</style>
 </head>
 <body>
 <header>
 <h1>{name}</h1>
-<p class="muted">An adapter of {html_text(data["base"])}, trained by {html_text(data["objective"])}
-with {html_text(data["settings"]["method"])}</p>
+<p class="muted">{"All weights" if _is_full(data) else "An adapter"} of
+{html_text(data["base"])}, trained by {html_text(data["objective"])} with
+{html_text(data["settings"]["method"])}</p>
 </header>
 <main>
 {_headline(data)}
@@ -69,6 +70,11 @@ beside it.</footer>
 """
 
 
+def _is_full(data: Mapping[str, Any]) -> bool:
+    """Whether all weights were trained, and what was written is a model."""
+    return data["settings"]["method"] == "full"
+
+
 def _headline(data: Mapping[str, Any]) -> str:
     base, tuned = data["base_loss"], data["tuned_loss"]
     fell = base is not None and tuned is not None and tuned < base
@@ -88,7 +94,7 @@ def _headline(data: Mapping[str, Any]) -> str:
 
 
 def _seen(gate: Mapping[str, Any]) -> str:
-    """What llama.cpp makes of the adapter, in a sentence."""
+    """What llama.cpp makes of what was trained, in a sentence."""
     if not gate:
         return "<p>Not checked in llama.cpp.</p>"
     share = "" if gate["share"] is None else f", with {gate['share']:.1%} of the gain"
@@ -135,10 +141,13 @@ def _gate(data: Mapping[str, Any]) -> str:
         return ""
     marks = {True: "✓", False: "✗", None: "–"}
     rows = [(marks[check["ok"]], check["name"], check["detail"]) for check in gate["checks"]]
-    where = f"merged into its base as {gate['preset']}" if gate["preset"] else "beside its base"
+    what, where = "The adapter", "beside its base"
+    if _is_full(data):
+        what, where = "The model", f"as {gate['preset']}"
+    elif gate["preset"]:
+        where = f"merged into its base as {gate['preset']}"
     caption = (
-        f"The adapter read again, {where}, and run in llama.cpp, against what was measured in "
-        "training"
+        f"{what} read again, {where}, and run in llama.cpp, against what was measured in training"
     )
     table = small_table(caption, ("", "check", "detail"), rows)
     return f"<h2>In llama.cpp: {gate_word(gate['status'])}</h2>{table}"

@@ -1,6 +1,6 @@
-"""Training: an adapter of a model from a user's own chats or texts, by PEFT and TRL.
+"""Training: an adapter of a model, or the model itself, from a user's own chats or texts.
 
-kanna writes no trainer: what comes before (data, held-out split, template) and after is here.
+PEFT, TRL and mlx-lm train: what comes before (data, held-out split, template) and after is here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kanna.training.examples import HELD_OUT
 from kanna.training.job import AdapterJob
 from kanna.training.request import AdaptRequest, with_teacher
 from kanna.training.result import AdaptResult
-from kanna.training.settings import METHODS, TrainingSettings
+from kanna.training.settings import METHODS, TrainingSettings, usual_rate
 from kanna.training.written import REPORT
 
 __all__ = ["HELD_OUT", "METHODS", "REPORT", "AdaptResult", "TrainingSettings", "adapt"]
@@ -78,11 +78,12 @@ def adapt(
         out: The folder to write.
         objective: `sft`, answers are learned as they are; `dpo` or `orpo`, of two answers the
             chosen one is preferred.
-        method: `lora`, `rslora` or `dora`.
+        method: `lora`, `rslora` or `dora` beside the weights, or `full`, all of them: `out` is
+            then a model itself, and after its base it is taken where adapters are.
         rank: Rank of the changes.
         alpha: Their strength; None: twice the rank.
         learning_rate: Of AdamW, after a short warm-up; None: by the objective, 5e-4 of `sft`, 5e-5
-            of `dpo`, 1e-4 of `orpo`.
+            of `dpo`, 1e-4 of `orpo`; with `full` a tenth of it.
         auto: Find the learning rate by a short test first, on the data itself.
         teacher: A larger model of the same vocabulary on this machine: half of the loss is the
             divergence from what it says of the answers' tokens.
@@ -134,7 +135,9 @@ def adapt(
         method=method,
         rank=rank,
         alpha=alpha,
-        learning_rate=chosen.learning_rate if learning_rate is None else learning_rate,
+        learning_rate=usual_rate(chosen.learning_rate, method)
+        if learning_rate is None
+        else learning_rate,
         auto=auto,
         beta=beta,
         epochs=epochs,

@@ -116,7 +116,7 @@ class AwarePhase:
             self.save(adapted, files / PLAIN)
             task = self._task(task, plain, checkpoints)
             self._tell(task)
-            loop.unload(task.model)
+            task.restore()
             adapted, run = loop.train(task)
             self.save(adapted, files / AWARE)
             kept = self._measure(files, task.held_out)

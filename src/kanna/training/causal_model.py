@@ -27,17 +27,18 @@ def loading(folder: Path) -> Generator[None]:
         raise FormatError(f"transformers cannot load {folder}: {error}"[:500]) from error
 
 
-def load(folder: Path, device: str) -> Any:
+def load(folder: Path, device: str, *, exact: bool = False) -> Any:
     """A model as floats, not yet on its device: bfloat16 for CUDA, else float32.
 
     Args:
         folder: A Hugging Face folder.
         device: Where it will run.
+        exact: Whether it is float32 there too, as weights that are trained must be.
     """
     import torch
     import transformers
 
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device == "cuda" and not exact else torch.float32
     with loading(folder):
         return transformers.AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False

@@ -1,4 +1,4 @@
-"""What an adapter changed beside what it learned: general text, and answers."""
+"""What training changed beside what was learned: general text, and answers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ _NEW_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What a model says, before or after it was trained.
+
+    Attributes:
+        general_loss: Nats per token of built-in text that no one trains on.
+        answers: To the prompts of held-out examples, greedily; "" to those without one.
+    """
+
+    general_loss: float
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleAnswer:
     """One held-out prompt, answered greedily.
 
@@ -25,7 +38,7 @@ class SampleAnswer:
         prompt: As the model reads it.
         wanted: The answer that was held out.
         before: That of the base.
-        after: With the adapter.
+        after: That of the tuned model.
     """
 
     prompt: str
@@ -34,44 +47,49 @@ class SampleAnswer:
     after: str
 
 
-def general_losses(adapted: Any, tokenizer: Any) -> tuple[float, float]:
-    """Nats per token of built-in text that no one trains on: of the base, and with the adapter.
+def of(model: Any, chats: ChatTokenizer, examples: Sequence[Example]) -> Examination:
+    """What a model says as it is now.
 
     Args:
-        adapted: PEFT's model.
-        tokenizer: That of transformers.
+        model: A model of transformers or PEFT, on its device.
+        chats: Renders the prompts.
+        examples: Held-out examples whose prompts are answered.
     """
+    questions = [chats.question(one)[0] for one in examples]
+    answers = [
+        _answer(model, chats, prompt, chat=bool(one.messages)) if prompt else ""
+        for prompt, one in zip(questions, examples, strict=True)
+    ]
+    return Examination(general_loss=_general_loss(model, chats.tokenizer), answers=answers)
+
+
+def _general_loss(model: Any, tokenizer: Any) -> float:
     windows: list[TokenizedExample] = []
     for name in _TEXTS:
         text = (FOLDER / name).read_text(encoding="utf-8")[: _WINDOW * 12]
         ids: list[int] = tokenizer(text, verbose=False)["input_ids"][:_WINDOW]
         windows.append(TokenizedExample(ids=ids, labels=list(ids)))
-    device = next(adapted.parameters()).device
-    with adapted.disable_adapter():
-        base = held_out_loss(adapted, windows, device)
-    return base, held_out_loss(adapted, windows, device)
+    return held_out_loss(model, windows, next(model.parameters()).device)
 
 
-def sample_answers(
-    adapted: Any, chats: ChatTokenizer, examples: Sequence[Example]
+def samples(
+    chats: ChatTokenizer, examples: Sequence[Example], before: Examination, after: Examination
 ) -> list[SampleAnswer]:
-    """Answers to held-out prompts before and after; examples without a prompt give none.
+    """Held-out prompts with the answers before and after; examples without a prompt give none.
 
     Args:
-        adapted: PEFT's model.
         chats: Renders the prompts.
         examples: Held-out examples.
+        before: What the base says of them.
+        after: What the tuned model does.
     """
-    samples: list[SampleAnswer] = []
-    for example in examples:
-        prompt, wanted = chats.question(example)
-        if not prompt:
-            continue
-        with adapted.disable_adapter():
-            before = _answer(adapted, chats, prompt, chat=bool(example.messages))
-        after = _answer(adapted, chats, prompt, chat=bool(example.messages))
-        samples.append(SampleAnswer(prompt=prompt, wanted=wanted, before=before, after=after))
-    return samples
+    answered = zip(examples, before.answers, after.answers, strict=True)
+    asked = ((*chats.question(one), old, new) for one, old, new in answered)
+    return [
+        SampleAnswer(prompt=prompt, wanted=wanted, before=old, after=new)
+        for prompt, wanted, old, new in asked
+        if prompt
+    ]
 
 
 def valid_calls(adapted: Any, chats: ChatTokenizer, prompts: Sequence[HeldPrompt]) -> int:

@@ -44,8 +44,9 @@ class GateFile:
 
     @property
     def beside(self) -> bool:
-        """Whether the base is run as it is; DoRA is no sum that could be added beside it."""
-        return self.source.kind == gguf.FORMAT.name and self.types is None and self.method != "dora"
+        """Whether the base is run as it is, with a sum added beside it, which DoRA is none of."""
+        is_sum = self.method in ("lora", "rslora")
+        return self.source.kind == gguf.FORMAT.name and self.types is None and is_sum
 
     @property
     def preset(self) -> str:

@@ -17,7 +17,7 @@ from kanna.evaluation.reference import reference_folder
 from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
 from kanna.tracking import TrackedRun
-from kanna.training import causal_model
+from kanna.training import causal_model, memory
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import Examples
@@ -79,6 +79,7 @@ class AdapterJob:
         plan = request.for_plan
         types = StoredTypes.of(opened, str(plan)) if plan is not None else None
         settings = replace(request.settings, device=_device(request.device, request.settings))
+        memory.require_all_weights(opened, settings)
         folder = reference_folder(opened, offline=offline, progress=progress)
         gate = GateFile(source=opened, folder=folder, method=settings.method, types=types)
         threads = request.threads or default_threads()

@@ -6,12 +6,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
+from kanna.runtimes import torch_engine
 from kanna.tracking import TrackedRun
 from kanna.training import memory, objectives, planned_values, rate_finder
 from kanna.training.checkpoints import Checkpoints
@@ -21,6 +22,7 @@ from kanna.training.planned_values import PlannedValues
 from kanna.training.rate_finder import RateTest
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
+from kanna.training.trained_weights import LowRankChanges, TrainedWeights
 from kanna.training.watching import Watcher, callback, interval
 
 __all__ = ["TrainingRun", "TrainingTask", "fingerprint", "train"]
@@ -40,6 +42,7 @@ class TrainingTask:
         checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
+        trained: What of the model is trained.
         begin: Values of the adapter to begin with; None: PEFT's.
         planned: Lets the model compute with what a plan stores; None: with its own values.
     """
@@ -53,6 +56,7 @@ class TrainingTask:
     checkpoints: Checkpoints
     progress: Progress
     tracked: TrackedRun
+    trained: TrainedWeights = field(default_factory=LowRankChanges)
     begin: dict[str, Any] | None = None
     planned: PlannedValues | None = None
 
@@ -76,28 +80,25 @@ class TrainingTask:
             self.progress.finish()
         if self.planned is not None:
             self.planned.detach()
-        _keep_best(trainer.model, run, parts.settings)
+        self._keep_best(trainer.model, run, parts.settings)
         return trainer.model, run
 
     def _prepare(self, trainer: Any) -> None:
         """Give the model of a trainer what it begins with."""
-        import peft
         import transformers
 
         if self.begin is not None:
-            peft.set_peft_model_state_dict(trainer.model, self.begin)
+            self.trained.put(trainer.model, self.begin)
         if self.planned is not None:
             self.planned.attach(trainer.model)
             trainer.add_callback(planned_values.callback(transformers, self.planned))
 
     def _parts(self, steps: int) -> TrainerParts:
-        import peft
-
         return TrainerParts(
             model=self.model,
             tokenizer=self.tokenizer,
             training=self.training,
-            lora=peft.LoraConfig(**self.settings.lora()),
+            lora=self.trained.lora(self.settings),
             arguments=arguments(self.settings, self.checkpoints.folder, steps, self.step),
             settings=self.settings,
         )
@@ -114,7 +115,7 @@ class TrainingTask:
             run=run,
             model=model,
             judge=judge,
-            state=_adapter,
+            state=self.trained.state,
             settings=settings,
             steps=steps,
             whole=1 if self.planned is None else planned_values.EVERY,
@@ -136,8 +137,8 @@ class TrainingTask:
                 objectives.get(settings.objective),
                 replace(parts, arguments=trial),
                 self.held_out,
-                settings.learning_rate,
                 self.progress,
+                restore=lambda: self.trained.restore(self.model),
             )
 
         rate = rate_finder.settled(run, self.checkpoints, find, self.progress)
@@ -147,9 +148,26 @@ class TrainingTask:
             settings=replace(settings, learning_rate=rate),
         )
 
+    def _keep_best(self, model: Any, run: TrainingRun, settings: TrainingSettings) -> None:
+        """Give the model the values back at which its held-out loss was the least."""
+        if not run.state or not math.isfinite(run.best_loss):
+            raise KannaError(
+                f"the loss is no number after {run.steps} steps (learning rate "
+                f"{settings.learning_rate:g})",
+                expected="a loss that falls",
+                todo=f"try --learning-rate {settings.learning_rate / 10:g}",
+            )
+        self.trained.put(model, run.state)
+
+    def restore(self) -> None:
+        """Make the model what it was before."""
+        if self.planned is not None:
+            self.planned.detach()
+        self.trained.restore(self.model)
+
 
 def train(task: TrainingTask) -> tuple[Any, TrainingRun]:
-    """Train an adapter beside a model; returns PEFT's model at its best, and the run.
+    """Train; returns the model at its best, PEFT's where changes lie beside it, and the run.
 
     Args:
         task: What is trained.
@@ -160,39 +178,15 @@ def train(task: TrainingTask) -> tuple[Any, TrainingRun]:
     return memory.within(
         task.step,
         lambda step: replace(task, step=step).run(),
-        lambda: unload(task.model, task.planned),
+        task.restore,
         task.progress,
     )
-
-
-def unload(model: Any, planned: PlannedValues | None = None) -> None:
-    """Give a base its own layers again, in the place of those that PEFT put around them.
-
-    Args:
-        model: A causal language model of transformers.
-        planned: What had taken its values over.
-    """
-    if planned is not None:
-        planned.detach()
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            model.set_submodule(name, module.get_base_layer())
-
-
-def _adapter(model: Any) -> dict[str, Any]:
-    """Values of the adapter of a model of PEFT, a copy."""
-    import peft
-
-    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: value.detach().clone().contiguous() for name, value in state.items()}
 
 
 def fingerprint(adapted: Any) -> str:
     """A short hash of the values of the adapter of a model of PEFT."""
     digest = hashlib.sha256()
-    for name, value in sorted(_adapter(adapted).items()):
+    for name, value in sorted(LowRankChanges().state(adapted).items()):
         digest.update(name.encode())
         digest.update(value.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
@@ -204,19 +198,6 @@ def _watch(trainer: Any, watcher: Watcher) -> None:
 
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(callback(transformers, watcher))
-
-
-def _keep_best(model: Any, run: TrainingRun, settings: TrainingSettings) -> None:
-    import peft
-
-    if not run.state or not math.isfinite(run.best_loss):
-        raise KannaError(
-            f"the loss is no number after {run.steps} steps (learning rate "
-            f"{settings.learning_rate:g})",
-            expected="a loss that falls",
-            todo=f"try --learning-rate {settings.learning_rate / 10:g}",
-        )
-    peft.set_peft_model_state_dict(model, run.state)
 
 
 def arguments(
@@ -259,15 +240,12 @@ def _quiet(transformers: Any) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
     logger = logging.getLogger("trl")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with torch_engine.quiet(transformers), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(before)
-        transformers.logging.set_verbosity(level)

@@ -19,12 +19,16 @@ from kanna._util.units import format_size
 from kanna.calibration import devices
 from kanna.errors import KannaError
 from kanna.hardware.memory import memory
+from kanna.model import num_weights
+from kanna.sources import Source
 from kanna.training import objectives
-from kanna.training.settings import TrainingSettings
+from kanna.training.settings import FULL, TrainingSettings
 
 _LINEAR = ("Linear", "BlockLinear")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """What PyTorch says where an allocation on the CPU fails."""
+_TRAINED = 16
+"""Bytes of a value that is trained: itself or its best state, gradient and two moments of AdamW."""
 _MMAP_THRESHOLD, _LARGE = -3, 1 << 20
 """glibc's M_MMAP_THRESHOLD, and the bytes from which blocks are mapped each by itself."""
 T = TypeVar("T")
@@ -100,14 +104,18 @@ def work_bytes(model: Any, settings: TrainingSettings, step: MicroBatch, length:
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     inner = int(getattr(config, "intermediate_size", 0) or 4 * hidden)
     matrices = [m for m in model.modules() if type(m).__name__ in _LINEAR]
-    trained = sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
+    trained = (
+        sum(p.numel() for p in model.parameters())
+        if settings.method == FULL
+        else sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
+    )
     sides = 2 if settings.objective in objectives.PAIRS else 1
     tokens = step.together * length * sides
     # Of one token, a layer keeps about ten vectors of its width and four of its inner width.
     width = 2 if settings.device == "cuda" else 4
     of_layer = 10 * hidden + 4 * inner
     kept = layers * hidden + of_layer if step.recomputes else layers * of_layer
-    return 16 * trained + tokens * (kept * width + 12 * int(config.vocab_size))
+    return _TRAINED * trained + tokens * (kept * width + 12 * int(config.vocab_size))
 
 
 def peak_bytes(device: str) -> int | None:
@@ -144,6 +152,9 @@ def fitting(
 ) -> tuple[MicroBatch, int]:
     """The fastest step that fits what is free, and the bytes of all that it takes; both are told.
 
+    Raises:
+        KannaError: All weights are trained, and no step fits.
+
     Args:
         model: A causal language model of transformers, loaded, before it is adapted.
         settings: How it is trained.
@@ -159,6 +170,8 @@ def fitting(
         if lighter is None:
             break
         step = lighter
+    if work > free and settings.method == FULL:
+        raise _all_too_large(weights + work, free + weights)
     sentence = f"Training takes about {format_size(weights + work)} of memory"
     if work > free:
         sentence += f", and {format_size(max(0, free))} are free beside the weights: it may not fit"
@@ -166,6 +179,31 @@ def fitting(
         sentence += f", so that it fits what is free: {step.words()}"
     remark(progress, f"{sentence}.")
     return step, weights + work
+
+
+def require_all_weights(source: Source, settings: TrainingSettings) -> None:
+    """Raise KannaError, before any is read, where all weights and what trains them do not fit.
+
+    Args:
+        source: The base; of its weights, headers are read.
+        settings: How it is trained.
+    """
+    if settings.method != FULL:
+        return
+    # In float32, with a best state, a gradient and two moments each: steps come on top.
+    needed = (4 + _TRAINED) * sum(num_weights(t) for t in source.tensors.values())
+    if needed > (free := free_bytes(settings.device)):
+        raise _all_too_large(needed, free)
+
+
+def _all_too_large(needed: int, free: int) -> KannaError:
+    return KannaError(
+        f"training all weights takes about {format_size(needed)} of memory, and "
+        f"{format_size(max(0, free))} are free",
+        expected="memory for the weights in float32, their best state, their gradients and two "
+        "moments of AdamW each, and one example",
+        todo="train an adapter beside them: --method lora; or take a smaller model or --max-length",
+    )
 
 
 def within(

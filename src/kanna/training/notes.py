@@ -8,7 +8,7 @@ from typing import Any
 from kanna.training import memory, objectives, rate_finder
 from kanna.training.examples import Examples
 from kanna.training.run import TrainingRun
-from kanna.training.settings import TrainingSettings
+from kanna.training.settings import FULL, TrainingSettings
 from kanna.training.tokens import ChatTokenizer
 
 _FEW = 20
@@ -73,9 +73,11 @@ def _of_run(settings: TrainingSettings, run: TrainingRun) -> list[str]:
     if run.rate_test:
         notes.append(rate_finder.words(run.rate_test))
     if run.best_step == 0:
+        full = settings.method == FULL
+        unchanged = f"the {'model is as its base' if full else 'adapter changes nothing'}"
         notes.append(
-            "nothing that was tried lowers the held-out loss: the adapter changes nothing. Try "
-            "more examples, or a lower --learning-rate"
+            f"nothing that was tried lowers the held-out loss: {unchanged}. Try more examples, or "
+            "a lower --learning-rate"
         )
     if run.stopped == "nan":
         notes.append(

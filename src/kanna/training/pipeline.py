@@ -29,7 +29,7 @@ from kanna.training.held_answers import calling_prompts
 from kanna.training.job import AdapterJob, Learning, Trained
 from kanna.training.result import AdaptResult, gate_notes
 from kanna.training.run import TrainingRun
-from kanna.training.settings import MLX, TORCH
+from kanna.training.settings import FULL, MLX, TORCH
 from kanna.training.tokens import ChatTokenizer
 
 
@@ -170,6 +170,8 @@ def _settings(job: AdapterJob, run: TrainingRun) -> dict[str, Any]:
     """How it was trained, with the learning rate that a test found."""
     given = asdict(job.settings) | {"max_length": job.max_length}
     given["alpha"] = job.settings.strength
+    if job.settings.method == FULL:
+        given |= {"rank": None, "alpha": None}
     if run.rate_test:
         given["learning_rate"] = run.rate_test["rate"]
     given |= {"teacher": job.teacher.source.given} if job.teacher else {}

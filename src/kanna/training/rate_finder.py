@@ -17,11 +17,12 @@ from kanna._util.progress import Progress, remark
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import Judge, Objective, TrainerParts
 from kanna.training.run import TrainingRun
+from kanna.training.settings import usual_rate
 
 STEPS = 48
 """Steps of the test."""
 _LOWEST, _HIGHEST = 1e-5, 1e-1
-"""Rates that it goes through."""
+"""Rates that it goes through, for changes beside the weights."""
 _LOOK = 4
 """Steps between two looks at held-out examples."""
 JUDGES = 16
@@ -81,6 +82,7 @@ class RateRamp:
         model: What is trained.
         judge: Its held-out loss.
         progress: Where progress is reported.
+        share: Of the rates that it goes through, see `settings.usual_rate`.
         curve: As `RateTest` has it.
         over: Whether learning broke, so that the test has seen enough.
     """
@@ -88,12 +90,13 @@ class RateRamp:
     model: Any
     judge: Judge
     progress: Progress
+    share: float = 1.0
     curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     over: bool = False
 
     def rate(self, step: int) -> float:
         """The rate of a step, from 0."""
-        return _LOWEST * (_HIGHEST / _LOWEST) ** (step / (STEPS - 1))
+        return self.share * _LOWEST * (_HIGHEST / _LOWEST) ** (step / (STEPS - 1))
 
     def look(self, step: int) -> None:
         """The held-out loss after so many steps."""
@@ -143,8 +146,9 @@ def find(
     objective: Objective,
     parts: TrainerParts,
     held_out: Sequence[Any],
-    usual: float,
     progress: Progress,
+    *,
+    restore: Callable[[], None],
 ) -> RateTest:
     """Find the rate to train with; the model is as it was afterwards.
 
@@ -152,8 +156,8 @@ def find(
         objective: What is learned.
         parts: What a trainer is made from, with STEPS steps at most.
         held_out: Held-out records in tokens; the first of them judge.
-        usual: The rate to take where no rate lowers the held-out loss.
         progress: Where progress is reported.
+        restore: Makes the model what it was.
     """
     import torch
     import transformers
@@ -164,13 +168,18 @@ def find(
         trainer = objective.trainer(parts)
         trainer.remove_callback(transformers.PrinterCallback)
         judge = objective.judge(held_out[:JUDGES], parts.settings)
-        ramp = RateRamp(model=trainer.model, judge=judge, progress=progress)
+        ramp = RateRamp(
+            model=trainer.model,
+            judge=judge,
+            progress=progress,
+            share=usual_rate(1.0, parts.settings.method),
+        )
         trainer.add_callback(_callback(transformers, ramp))
         trainer.train()
         steps = int(trainer.state.global_step)
-        trainer.model.unload()  # the base has its own layers again
+        restore()
     progress.finish()
-    return ramp.result(usual, steps, time.perf_counter() - begin)
+    return ramp.result(parts.settings.learning_rate, steps, time.perf_counter() - begin)
 
 
 def pick(curve: Sequence[dict[str, float]], usual: float) -> tuple[float, float | None]:

@@ -13,7 +13,7 @@ from kanna.benchmark.guesses import OWN_HEAD
 from kanna.errors import UsageError
 from kanna.sources import Source
 from kanna.training import aware, objectives
-from kanna.training.settings import MLX, TORCH, TrainingSettings
+from kanna.training.settings import FULL, MLX, TORCH, TrainingSettings
 
 EXTRA = "adapt"
 
@@ -90,12 +90,13 @@ class AdaptRequest:
             "--draft": self.draft is not None,
             "--objective": settings.objective != objectives.DEFAULT,
             "--base-bits": settings.base_bits is not None,
+            "--method full": settings.method == FULL,
         }
         of_torch = [option for option, is_asked in asked.items() if is_asked]
         if self.backend == MLX and of_torch:
             raise UsageError(
                 f"--backend mlx with {of_torch[0]}",
-                expected="answers as they are, the base as it is",
+                expected="an adapter, answers as they are, the base as it is",
                 todo="leave one of them out",
             )
         if self.backend is not None:
@@ -117,6 +118,12 @@ class AdaptRequest:
                 expected="cpu",
                 todo="leave one of them out",
             )
+        if self.settings.method == FULL and self.draft is not None:
+            raise UsageError(
+                "--draft counts guesses beside an adapter, and --method full makes none",
+                expected="--method lora",
+                todo="leave one of them out; kanna bench --draft counts guesses from files",
+            )
         if self.retrain_draft and self.draft is None:
             raise UsageError(
                 "--retrain-draft without --draft", expected=f"--draft {OWN_HEAD} or --draft MODEL"
@@ -135,8 +142,9 @@ class AdaptRequest:
         settings, reason, expected = self.settings, "", ""
         if settings.objective in objectives.PAIRS:
             reason, expected = f"--objective {settings.objective}", "answers as they are"
-        elif settings.method == "dora":
-            reason, expected = "--method dora, whose changes are no sum", "lora or rslora"
+        elif settings.method in ("dora", FULL):
+            reason = f"--method {settings.method}, whose changes are no sum"
+            expected = "lora or rslora"
         elif settings.base_bits is not None:
             reason, expected = "--base-bits, which stores other values", "the base as floats"
         if reason:

@@ -31,7 +31,7 @@ class TrainingRun:
         micro_batch: Examples that were read together in the end.
         recomputes: Whether layers were computed again in the backward pass, in the end.
         rate_test: How the learning rate was found, see `RateTest`; {}: it was given.
-        state: Values of the adapter at its best.
+        state: Values of what is trained at its best.
     """
 
     base_loss: float = math.nan

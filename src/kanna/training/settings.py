@@ -8,9 +8,25 @@ from typing import Any
 
 from kanna.errors import UsageError
 
-METHODS = ("lora", "rslora", "dora")
+FULL = "full"
+METHODS = ("lora", "rslora", "dora", FULL)
 TORCH, MLX = BACKENDS = ("torch", "mlx")
 """Who trains: PEFT and TRL, or mlx-lm."""
+RANK = 16
+"""Of the changes, unless another is asked for."""
+FULL_RATE = 0.1
+"""Of a learning rate for changes beside the weights, for the weights themselves (Schulman et al.
+2025, LoRA Without Regret: thinkingmachines.ai/blog/lora)."""
+
+
+def usual_rate(of_changes: float, method: str) -> float:
+    """The learning rate unless another is asked for.
+
+    Args:
+        of_changes: That of an objective, for changes beside the weights.
+        method: One of METHODS.
+    """
+    return of_changes * (FULL_RATE if method == FULL else 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +55,7 @@ class TrainingSettings:
 
     objective: str = "sft"
     method: str = "lora"
-    rank: int = 16
+    rank: int = RANK
     alpha: float | None = None
     learning_rate: float = 5e-4
     auto: bool = False
@@ -68,6 +84,8 @@ class TrainingSettings:
                 "them in few bits",
                 expected="lora or rslora",
             )
+        if self.method == FULL:
+            self._refuse_beside()
         limits: list[tuple[str, float | None, float, float]] = [
             ("rank", self.rank, 1, 1024),
             ("alpha", self.alpha, 1e-3, 1e4),
@@ -85,6 +103,23 @@ class TrainingSettings:
                     expected=f"{low:,} to {high:,}",
                     todo=f"give a number between these, or leave --{name} out for its default",
                 )
+
+    def _refuse_beside(self) -> None:
+        """Raise UsageError for settings of changes beside the weights."""
+        beside = {
+            "--base-bits": self.base_bits is not None,
+            "--rank": self.rank != RANK,
+            "--alpha": self.alpha is not None,
+            "--objective dpo": self.objective == "dpo",
+            "--backend mlx": self.backend == MLX,
+        }
+        if asked := next((option for option, is_asked in beside.items() if is_asked), None):
+            raise UsageError(
+                f"{asked} with --method full, which trains the weights themselves and keeps no "
+                "base beneath them",
+                expected="--method lora",
+                todo=f"take that, or leave {asked} out",
+            )
 
     @property
     def strength(self) -> float:

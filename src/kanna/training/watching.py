@@ -51,9 +51,9 @@ class Watcher:
 
     Attributes:
         run: What is known of the run; filled in while it goes on.
-        model: PEFT's model.
+        model: What is trained.
         judge: What it is judged by.
-        state: Values of the adapter of a model, a copy.
+        state: Values of a model that are trained, a copy.
         settings: How it is trained.
         steps: Steps at most.
         every: Steps between two looks, see `interval`.

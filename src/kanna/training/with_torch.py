@@ -1,4 +1,4 @@
-"""An adapter trained by PEFT and TRL, with what is counted and measured around it."""
+"""What PEFT and TRL train, with what is counted and measured around it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
+from kanna.conversion import WriteOptions
+from kanna.runtimes import torch_engine
+from kanna.sources import open_source
 from kanna.training import (
     causal_model,
     examination,
+    full_model,
     loop,
     memory,
     objectives,
     quantized_base,
+    trained_weights,
     written,
 )
 from kanna.training.aware import AwareOutcome, AwarePhase
+from kanna.training.examination import Examination
+from kanna.training.examples import Example
 from kanna.training.held_answers import calling_prompts
 from kanna.training.job import AdapterJob, Learning, Trained
 from kanna.training.planned_values import StoredTypes
+from kanna.training.settings import FULL
 from kanna.training.tokens import ChatTokenizer
 
 
 def learn(job: AdapterJob, task: Learning) -> Trained:
-    """Train, and write the adapter.
+    """Train, and write the adapter, or the model where all of it was trained.
 
     Args:
         job: The run.
@@ -40,6 +48,11 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
     model = _model(job, task.progress)
     longest = min(task.chats.most, max(task.chats.lengths))
     step, predicted = memory.fitting(model, job.settings, longest, task.progress)
+    trained = trained_weights.of(job.settings, job.folder)
+    before = None
+    if not trained.beside:  # training leaves nothing of the base
+        model.to(job.settings.device)
+        before = examination.of(model, task.chats, _asked(job))
     training = loop.TrainingTask(
         model=model,
         tokenizer=task.tokenizer,
@@ -50,19 +63,22 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
         checkpoints=task.checkpoints,
         progress=task.progress,
         tracked=job.tracked,
+        trained=trained,
     )
     adapted, run = loop.train(training)
     outcome = None
     if job.types is not None:
         adapted, outcome = _aware(job, training, adapted, run, job.types)
-    wanted = objectives.get(job.settings.objective).wanted(job.split.held_out)
-    changed = _examine(job, adapted, task.chats, wanted, run)
+    changed = _examine(job, adapted, task.chats, run, before)
     changed["costs"]["predicted_bytes"] = predicted
     changed["aware"] = outcome.to_dict() if outcome else {}
-    calls = None
+    calls, wanted = None, _wanted(job)
     if job.gate_file and (prompts := calling_prompts(wanted, task.chats)):
         calls = examination.valid_calls(adapted, task.chats, prompts)
-    written.adapter(job, partial(_save, job, adapted), task.folder)
+    save = partial(_save, job, adapted)
+    if not trained.beside:
+        save = partial(_save_all, job, adapted, task.checkpoints.folder / "trained")
+    written.adapter(job, save, task.folder)
     if job.draft is not None:
         changed["draft"] = job.draft.run(adapted, training, task.folder).to_dict()
     return Trained(run=run, changed=changed, calls=calls)
@@ -71,7 +87,8 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
 def _model(job: AdapterJob, progress: Progress) -> Any:
     """The base, as floats or in few bits."""
     if (bits := job.settings.base_bits) is None:
-        return causal_model.load(job.folder, job.settings.device)
+        exact = job.settings.method == FULL
+        return causal_model.load(job.folder, job.settings.device, exact=exact)
     memory.give_back_at_once()
     with causal_model.loading(job.folder):
         return quantized_base.load(job.folder, bits, job.threads, progress)
@@ -104,16 +121,43 @@ def _save(job: AdapterJob, adapted: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
 
 
+def _save_all(job: AdapterJob, model: Any, scratch: Path, folder: Path) -> None:
+    """Write a model of which all weights were trained."""
+    import transformers
+
+    options = WriteOptions(threads=job.threads)
+    with torch_engine.quiet(transformers):
+        model.save_pretrained(str(scratch))
+    full_model.write(open_source(job.folder), scratch, folder, options)
+
+
+def _wanted(job: AdapterJob) -> list[Example]:
+    """The answers that were held out."""
+    return objectives.get(job.settings.objective).wanted(job.split.held_out)
+
+
+def _asked(job: AdapterJob) -> list[Example]:
+    """Those whose prompts are answered for the page."""
+    return _wanted(job)[: job.samples]
+
+
 def _examine(
-    job: AdapterJob, adapted: Any, chats: ChatTokenizer, wanted: list[Any], run: loop.TrainingRun
+    job: AdapterJob,
+    adapted: Any,
+    chats: ChatTokenizer,
+    run: loop.TrainingRun,
+    before: Examination | None,
 ) -> dict[str, Any]:
-    """What the adapter changed, and what it cost."""
-    peak = memory.peak_bytes(job.settings.device)
-    base, tuned = examination.general_losses(adapted, chats.tokenizer)
-    samples = examination.sample_answers(adapted, chats, wanted[: job.samples])
+    """What was changed, and what it cost; `before` is None where the base lies beneath."""
+    peak, asked = memory.peak_bytes(job.settings.device), _asked(job)
+    if before is None:
+        with adapted.disable_adapter():
+            before = examination.of(adapted, chats, asked)
+    after = examination.of(adapted, chats, asked)
+    samples = examination.samples(chats, asked, before, after)
     return {
-        "base_figures": run.base_figures | {"general_loss": base},
-        "tuned_figures": run.best_figures | {"general_loss": tuned},
+        "base_figures": run.base_figures | {"general_loss": before.general_loss},
+        "tuned_figures": run.best_figures | {"general_loss": after.general_loss},
         "samples": [asdict(one) for one in samples],
         "costs": run.costs() | {"peak_bytes": peak},
     }

@@ -1,4 +1,4 @@
-"""`kanna adapt SRC --data FILE -o OUT`: an adapter from your own chats or texts."""
+"""`kanna adapt SRC --data FILE -o OUT`: an adapter, or the model, from your own chats or texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     help="Chats or texts: .jsonl, .parquet, .txt or a folder of them; may be given several times.",
 )
 @click.option(
-    "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the adapter."
+    "-o",
+    "--output",
+    "out",
+    type=options.FILE,
+    required=True,
+    help="Folder for what is trained.",
 )
 @click.option(
     "--objective",
@@ -42,10 +47,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--method",
-    type=click.Choice(["lora", "rslora", "dora"]),
+    type=click.Choice(["lora", "rslora", "dora", "full"]),
     default="lora",
     show_default=True,
-    help="What is trained beside the model.",
+    help="What is trained: changes beside the model, or in full its weights.",
 )
 @click.option("--rank", type=int, default=16, show_default=True, help="Rank of the changes.")
 @click.option(
@@ -136,7 +141,7 @@ def adapt_command(
     training ends where the held-out loss falls no more. With `--objective dpo` or `orpo` the data
     are pairs: a prompt, a chosen answer, a rejected one. `kanna merge` and
     `kanna convert --adapter` make files of the adapter, `kanna verify --adapter` measures what they
-    keep of it.
+    keep of it. With `--method full` all weights are trained: the output is a model of its own.
 
     In the end the adapter is read again, merged and run in llama.cpp. Exit code 1: what was learned
     is not there, and a note says which check failed.

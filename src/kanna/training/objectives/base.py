@@ -40,7 +40,7 @@ class HeldOutFigures:
 
 
 Judge = Callable[[Any], HeldOutFigures]
-"""Judges a model of PEFT as it is now."""
+"""Judges a model as it is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class TrainerParts:
         model: A causal language model of transformers.
         tokenizer: Its tokenizer.
         training: Tokenized records.
-        lora: PEFT's configuration.
+        lora: PEFT's configuration; None: the weights themselves are trained.
         arguments: What every trainer takes.
         settings: How it is trained.
     """
