@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ EXTERNAL_BYTES = 1024
 
 
 @contextmanager
-def standing_in(folder: Path) -> Iterator[None]:
+def standing_in(folder: Path) -> Generator[None]:
     """Work in a folder, for a process of its own.
 
     onnx 1.23 refuses to write weights whose file's name is one of the working directory, which may
