@@ -67,15 +67,16 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("objective", "base_bits", "backend"),
+    ("objective", "base_bits", "backend", "packing"),
     [
-        ("sft", None, "torch"),
-        ("sft", None, "mlx"),
-        *(pytest.param(*case, "torch", marks=pytest.mark.slow) for case in SLOW),
+        ("sft", None, "torch", False),
+        ("sft", None, "torch", True),
+        ("sft", None, "mlx", None),
+        *(pytest.param(*case, "torch", None, marks=pytest.mark.slow) for case in SLOW),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
-    home: Path, objective: str, base_bits: int | None, backend: str
+    home: Path, objective: str, base_bits: int | None, backend: str, packing: bool | None
 ) -> None:
     needs.package({"mlx": "mlx_lm"}.get(backend, "torch"))
     write_data(home, objective)
@@ -83,6 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         "objective": objective,
         "base_bits": base_bits,
         "backend": backend,
+        "packing": packing,
     }
     whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **settings)
     child = subprocess.Popen(

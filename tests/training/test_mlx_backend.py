@@ -99,6 +99,7 @@ def test_what_mlx_lm_has_not_is_refused_and_the_default_is_chosen(
         {"for_plan": "Q4_K_M"},
         {"device": "cpu"},
         {"draft": "mtp"},
+        {"packing": True},
     ]
     for options in wrong:
         with pytest.raises(UsageError, match="--backend mlx with --"):

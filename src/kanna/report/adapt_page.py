@@ -224,6 +224,8 @@ def _data(data: Mapping[str, Any]) -> str:
     }
     rows = [(words.get(key, str(key)), str(count)) for key, count in data["examples"].items()]
     rows.append(("learned tokens", f"{data['tokens']:,}"))
+    if packing := data["packing"]:
+        rows.append(("padding", _padding(packing)))
     lengths = data["lengths"]
     bins = [(f"up to {end:,}", str(count)) for end, count in lengths["bins"]]
     caption = (
@@ -233,6 +235,14 @@ def _data(data: Mapping[str, Any]) -> str:
     return small_table("Examples", ("which", "how many"), rows) + small_table(
         caption, ("tokens", "examples"), bins
     )
+
+
+def _padding(packing: Mapping[str, Any]) -> str:
+    """How many tokens are padding, packed and not."""
+    tokens = packing["padding"]
+    padded, packed = (1 - tokens["read"] / tokens[key] for key in ("padded", "packed"))
+    used = "packed" if packing["used"] else "not packed"
+    return f"{padded:.0%} of batches is padding, {packed:.0%} of packed rows; {used}"
 
 
 def _costs(data: Mapping[str, Any]) -> str:

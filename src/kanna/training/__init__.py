@@ -45,6 +45,7 @@ def adapt(
     minutes: float = 8.0,
     batch: int = 4,
     max_length: int = 1024,
+    packing: bool | None = None,
     seed: int = 0,
     samples: int = 2,
     base_bits: int | None = None,
@@ -93,6 +94,9 @@ def adapt(
         minutes: Minutes of training at most.
         batch: Examples of one step.
         max_length: Tokens of an example at most; what is longer is cut, and counted.
+        packing: Put short examples of a step into rows of `max_length` tokens, in the place of
+            padding; None: where that saves more than a tenth of the tokens. A model that cannot
+            keep them apart is trained with padding, and a note says why.
         seed: Of the split, the order and the first values.
         samples: Held-out prompts that base and tuned model answer for the page.
         base_bits: Hold the base in `4` or `8` bits, decoded as it is used, on the CPU; None: as
@@ -144,6 +148,7 @@ def adapt(
         steps=steps,
         minutes=minutes,
         batch=batch,
+        packing=packing,
         seed=seed,
         base_bits=base_bits,
     )

@@ -22,6 +22,7 @@ from kanna.training.checkpoints import Checkpoints
 from kanna.training.drafts.phase import DraftPhase
 from kanna.training.examples import Examples
 from kanna.training.gate_file import GateFile
+from kanna.training.packing import Padding
 from kanna.training.planned_values import StoredTypes
 from kanna.training.request import AdaptRequest
 from kanna.training.run import TrainingRun
@@ -157,13 +158,25 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """What any trainer needs, and the folder that it writes the adapter into."""
+    """What any trainer needs, and the folder that it writes the adapter into.
+
+    Attributes:
+        folder: That folder.
+        tokenizer: That of transformers.
+        chats: Renders and cuts examples.
+        training: What is learned, in tokens.
+        held_out: What is not.
+        padding: What packing of the former would save; None where nothing can be packed.
+        checkpoints: Where a run of the same goes on from.
+        progress: Where progress is reported.
+    """
 
     folder: Path
     tokenizer: Any
     chats: ChatTokenizer
     training: Sequence[Any]
     held_out: Sequence[Any]
+    padding: Padding | None
     checkpoints: Checkpoints
     progress: Progress
 

@@ -74,6 +74,12 @@ def measure(tokens: Sequence[int], limit: int) -> Lengths:
     )
 
 
-def tell(lengths: Lengths, progress: Progress) -> None:
-    """Show the picture above progress, where there is a terminal."""
-    remark(progress, "\n".join(lengths.lines()))
+def tell(lengths: Lengths, below: Sequence[str], progress: Progress) -> None:
+    """Show the picture above progress, where there is a terminal.
+
+    Args:
+        lengths: What it shows.
+        below: Lines below it.
+        progress: Where it is shown.
+    """
+    remark(progress, "\n".join([*lengths.lines(), *below]))

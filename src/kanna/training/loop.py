@@ -43,6 +43,7 @@ class TrainingTask:
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
         trained: What of the model is trained.
+        row_length: Tokens of a row that examples are packed into; None: each is padded.
         begin: Values of the adapter to begin with; None: PEFT's.
         planned: Lets the model compute with what a plan stores; None: with its own values.
     """
@@ -57,6 +58,7 @@ class TrainingTask:
     progress: Progress
     tracked: TrackedRun
     trained: TrainedWeights = field(default_factory=LowRankChanges)
+    row_length: int | None = None
     begin: dict[str, Any] | None = None
     planned: PlannedValues | None = None
 
@@ -101,6 +103,7 @@ class TrainingTask:
             lora=self.trained.lora(self.settings),
             arguments=arguments(self.settings, self.checkpoints.folder, steps, self.step),
             settings=self.settings,
+            row_length=self.row_length,
         )
 
     def _watcher(

@@ -19,6 +19,7 @@ from kanna.training import (
     lengths,
     notes,
     objectives,
+    packing,
     with_mlx,
     with_torch,
     written,
@@ -28,7 +29,6 @@ from kanna.training.gate_file import GateFile
 from kanna.training.held_answers import calling_prompts
 from kanna.training.job import AdapterJob, Learning, Trained
 from kanna.training.result import AdaptResult, gate_notes
-from kanna.training.run import TrainingRun
 from kanna.training.settings import FULL, MLX, TORCH
 from kanna.training.tokens import ChatTokenizer
 
@@ -52,7 +52,9 @@ def run(job: AdapterJob, out: Path, begin: float, progress: Progress) -> AdaptRe
     )
     training, held_out = _tokens(job, chats)
     _refuse_nothing(training, held_out, chats)
-    lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
+    padding = _padding(job, chats, training)
+    below = [padding.line(job.settings.packing)] if padding else []
+    lengths.tell(lengths.measure(chats.lengths, chats.most), below, progress)
     if job.gate_file is not None:
         job.gate_file.require_room(out, progress)
     checkpoints = Checkpoints(job.unfinished(out), job.settings.backend)
@@ -68,6 +70,7 @@ def run(job: AdapterJob, out: Path, begin: float, progress: Progress) -> AdaptRe
             chats=chats,
             training=training,
             held_out=held_out,
+            padding=padding,
             checkpoints=checkpoints,
             progress=progress,
         )
@@ -93,6 +96,17 @@ def _tokens(job: AdapterJob, chats: ChatTokenizer) -> tuple[list[Any], list[Any]
         for part in (job.split.training, job.split.held_out)
     )
     return training, held_out
+
+
+def _padding(
+    job: AdapterJob, chats: ChatTokenizer, training: Sequence[Any]
+) -> packing.Padding | None:
+    """What packing would save; None where pairs are learned, or mlx-lm trains, which pads."""
+    settings = job.settings
+    if settings.objective in objectives.PAIRS or settings.backend != TORCH:
+        return None
+    sizes = [one.read for one in training]
+    return packing.measure(sizes, settings.batch, chats.most, settings.seed)
 
 
 def _gate(job: AdapterJob, task: Learning, trained: Trained, file: GateFile) -> dict[str, Any]:
@@ -150,7 +164,7 @@ def _result(
         },
         lengths=asdict(lengths.measure(chats.lengths, chats.most)),
         tokens=sum(one.learned for one in training),
-        settings=_settings(job, run),
+        settings=_settings(job, trained),
         rate_test=run.rate_test,
         history=run.history,
         seconds=time.perf_counter() - begin,
@@ -160,18 +174,21 @@ def _result(
         notes=[
             *notes.of(job.settings, job.read, job.split.near, chats, run),
             *([aware.words(aware_outcome)] if aware_outcome else []),
+            *packing.notes(trained.changed.get("packing", {})),
             *gate_notes(gate),
             *drafts.notes(trained.changed.get("draft", {})),
         ],
     )
 
 
-def _settings(job: AdapterJob, run: TrainingRun) -> dict[str, Any]:
+def _settings(job: AdapterJob, trained: Trained) -> dict[str, Any]:
     """How it was trained, with the learning rate that a test found."""
+    run = trained.run
     given = asdict(job.settings) | {"max_length": job.max_length}
     given["alpha"] = job.settings.strength
     if job.settings.method == FULL:
         given |= {"rank": None, "alpha": None}
+    given["packing"] = trained.changed.get("packing", {}).get("used", False)
     if run.rate_test:
         given["learning_rate"] = run.rate_test["rate"]
     given |= {"teacher": job.teacher.source.given} if job.teacher else {}

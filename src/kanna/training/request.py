@@ -91,6 +91,7 @@ class AdaptRequest:
             "--objective": settings.objective != objectives.DEFAULT,
             "--base-bits": settings.base_bits is not None,
             "--method full": settings.method == FULL,
+            "--packing": settings.packing is True,
         }
         of_torch = [option for option, is_asked in asked.items() if is_asked]
         if self.backend == MLX and of_torch:
@@ -123,6 +124,12 @@ class AdaptRequest:
                 "--draft counts guesses beside an adapter, and --method full makes none",
                 expected="--method lora",
                 todo="leave one of them out; kanna bench --draft counts guesses from files",
+            )
+        if self.settings.packing and self.settings.objective in objectives.PAIRS:
+            raise UsageError(
+                f"--packing with --objective {self.settings.objective}, which pads pairs",
+                expected="answers as they are",
+                todo="leave one of them out",
             )
         if self.retrain_draft and self.draft is None:
             raise UsageError(

@@ -34,6 +34,9 @@ class AdaptResult(Result):
         examples: Numbers of examples: `train`, `held_out`, `duplicates`, `near_duplicates`, `cut`,
             `unlearned`.
         lengths: Tokens of examples before they are cut: `median`, `p90`, `most`, `limit`, `bins`.
+        packing: Whether examples shared rows, `used`; why not, though it would save, `refusal`;
+            tokens of them alone, with the padding of batches and with that of packed rows,
+            `padding`, see `Padding`; {} of pairs, and with mlx-lm.
         tokens: Learned tokens of the training examples.
         settings: How it was trained.
         rate_test: With `auto`: the learning rate, `rate`, and how it was found: `best`, the one
@@ -68,6 +71,7 @@ class AdaptResult(Result):
     stopped: str
     examples: dict[str, int]
     lengths: dict[str, Any] = field(default_factory=dict[str, Any])
+    packing: dict[str, Any] = field(default_factory=dict[str, Any])
     tokens: int
     settings: dict[str, Any]
     rate_test: dict[str, Any] = field(default_factory=dict[str, Any])

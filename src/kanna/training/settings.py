@@ -46,6 +46,7 @@ class TrainingSettings:
         steps: Steps at most; None: by the epochs.
         minutes: Minutes at most; the best state until then is kept.
         batch: Examples of one step.
+        packing: Whether they share rows, in the place of padding; None: where that saves enough.
         look_every: Steps between two looks at the held-out loss; None: an eighth of the run.
         seed: Of the split, the order and the first values.
         device: `cpu`, `cuda` or `mps`.
@@ -64,6 +65,7 @@ class TrainingSettings:
     steps: int | None = None
     minutes: float = 8.0
     batch: int = 4
+    packing: bool | None = None
     look_every: int | None = None
     seed: int = 0
     device: str = "cpu"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, remark
 from kanna.conversion import WriteOptions
 from kanna.runtimes import torch_engine
 from kanna.sources import open_source
@@ -20,6 +20,8 @@ from kanna.training import (
     loop,
     memory,
     objectives,
+    packed_attention,
+    packing,
     quantized_base,
     trained_weights,
     written,
@@ -53,6 +55,7 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
     if not trained.beside:  # training leaves nothing of the base
         model.to(job.settings.device)
         before = examination.of(model, task.chats, _asked(job))
+    packed = _packing(job, task, model)
     training = loop.TrainingTask(
         model=model,
         tokenizer=task.tokenizer,
@@ -64,6 +67,7 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
         progress=task.progress,
         tracked=job.tracked,
         trained=trained,
+        row_length=task.chats.most if packed and packed.used else None,
     )
     adapted, run = loop.train(training)
     outcome = None
@@ -72,6 +76,7 @@ def learn(job: AdapterJob, task: Learning) -> Trained:
     changed = _examine(job, adapted, task.chats, run, before)
     changed["costs"]["predicted_bytes"] = predicted
     changed["aware"] = outcome.to_dict() if outcome else {}
+    changed["packing"] = packed.to_dict() if packed else {}
     calls, wanted = None, _wanted(job)
     if job.gate_file and (prompts := calling_prompts(wanted, task.chats)):
         calls = examination.valid_calls(adapted, task.chats, prompts)
@@ -92,6 +97,18 @@ def _model(job: AdapterJob, progress: Progress) -> Any:
     memory.give_back_at_once()
     with causal_model.loading(job.folder):
         return quantized_base.load(job.folder, bits, job.threads, progress)
+
+
+def _packing(job: AdapterJob, task: Learning, model: Any) -> packing.PackingChoice | None:
+    """Whether examples share rows, told where the model cannot keep them apart."""
+    choice = packing.choose(
+        job.settings.packing,
+        task.padding,
+        lambda: packed_attention.refusal(model, task.training),
+    )
+    if choice and choice.refusal:
+        remark(task.progress, f"Examples are padded, not packed: {choice.refusal}.")
+    return choice
 
 
 def _aware(

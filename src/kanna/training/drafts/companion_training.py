@@ -67,6 +67,7 @@ class CompanionTraining:
             settings=settings,
             step=step,
             tracked=TrackedRun(name="draft"),  # its steps would be taken for those of the adapter
+            row_length=None,  # whether this model keeps examples apart is not known
             begin=None,
             planned=None,
         )

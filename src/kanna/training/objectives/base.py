@@ -54,6 +54,7 @@ class TrainerParts:
         lora: PEFT's configuration; None: the weights themselves are trained.
         arguments: What every trainer takes.
         settings: How it is trained.
+        row_length: Tokens of a row that examples are packed into; None: each is padded.
     """
 
     model: Any
@@ -62,6 +63,7 @@ class TrainerParts:
     lora: Any
     arguments: dict[str, Any]
     settings: TrainingSettings
+    row_length: int | None = None
 
 
 class Objective(Protocol):

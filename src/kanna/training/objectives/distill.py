@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.training import packing
 from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts
 from kanna.training.objectives.sft import Supervised
 from kanna.training.settings import TrainingSettings
@@ -46,6 +47,10 @@ class Distilled(Supervised):
                 return (loss, None) if return_outputs else loss
 
         examples: Sequence[TaughtExample] = parts.training
+
+        def collate(records: Sequence[Any]) -> dict[str, Any]:
+            return collated([examples[row["at"]] for row in records], parts.row_length)
+
         rows = [
             {"input_ids": one.ids, "labels": one.labels, "at": at}
             for at, one in enumerate(examples)
@@ -62,7 +67,7 @@ class Distilled(Supervised):
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=parts.tokenizer,
             peft_config=parts.lora,
-            data_collator=lambda batch: collated([examples[row["at"]] for row in batch]),
+            data_collator=collate,
         )
 
     def judge(self, held_out: Sequence[Any], settings: TrainingSettings) -> Judge:
@@ -76,7 +81,9 @@ class Distilled(Supervised):
             sums, count, each = np.zeros(2), 0, list[float]()
             with torch.inference_mode():
                 for one in held_out:
-                    inputs = {name: value.to(device) for name, value in collated([one]).items()}
+                    inputs = {
+                        name: value.to(device) for name, value in collated([one], None).items()
+                    }
                     both = losses(model, inputs)
                     sums += [float(v.double().sum()) for v in both]
                     count += len(both[0])
@@ -89,34 +96,28 @@ class Distilled(Supervised):
         return judged
 
 
-def collated(examples: Sequence[TaughtExample]) -> dict[str, Any]:
-    """A batch: tokens padded on the right, and what the teacher says of the learned ones in turn.
+def collated(examples: Sequence[TaughtExample], row_length: int | None) -> dict[str, Any]:
+    """A batch: rows padded on the right, and what the teacher says of the learned tokens in turn.
 
     Args:
         examples: Of the batch.
+        row_length: Tokens of a packed row at most; None: an example is a row.
 
     Returns:
-        input_ids, attention_mask and labels, int64 [examples, tokens]; teacher_ids int64 and
-        teacher_logp f32 [learned tokens, K].
+        What `packing.arrays` gives, with attention_mask, int64 [rows, tokens], in the place of
+        positions where nothing is packed; teacher_ids int64 and teacher_logp f32
+        [learned tokens, K].
     """
     import torch
 
-    most = max(len(one.ids) for one in examples)
-    ids = np.zeros((len(examples), most), np.int64)
-    labels = np.full_like(ids, UNLEARNED)
-    mask = np.zeros_like(ids)
-    for row, one in enumerate(examples):
-        count = len(one.ids)
-        ids[row, :count], labels[row, :count], mask[row, :count] = one.ids, one.labels, 1
-    rows = [one.rows() for one in examples]
-    kept = np.concatenate([r[0] for r in rows]).reshape(-1, K).astype(np.int64)
-    arrays = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": labels,
-        "teacher_ids": kept,
-        "teacher_logp": np.concatenate([r[1] for r in rows]),
-    }
+    filled = packing.packed(examples, row_length)
+    arrays: dict[str, Any] = packing.arrays(filled)
+    if row_length is None:
+        sizes, width = [[len(one.ids)] for one in examples], arrays.pop("position_ids").shape[1]
+        arrays["attention_mask"] = (np.arange(width) < np.array(sizes)).astype(np.int64)
+    rows = [one.rows() for row in filled for one in row]
+    arrays["teacher_ids"] = np.concatenate([r[0] for r in rows]).reshape(-1, K).astype(np.int64)
+    arrays["teacher_logp"] = np.concatenate([r[1] for r in rows])
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -129,8 +130,7 @@ def losses(model: Any, inputs: Any) -> tuple[Any, Any]:
     """
     import torch
 
-    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    logits = model(**given, use_cache=False).logits[:, :-1]
+    logits = model(**packing.read_by_models(inputs), use_cache=False).logits[:, :-1]
     labels = inputs["labels"][:, 1:]
     learned = labels != UNLEARNED
     chosen = logits[learned].float()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kanna.training import examples
+from kanna.training import examples, packing
 from kanna.training.answer_nats import answer_nats, by_position
 from kanna.training.examples import Example, Examples
 from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts, held_out_nats
@@ -47,8 +47,7 @@ class Supervised:
                 return_outputs: bool = False,
                 num_items_in_batch: Any = None,
             ) -> Any:
-                given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-                nats = answer_nats(model, given, inputs["labels"])
+                nats = answer_nats(model, packing.read_by_models(inputs), inputs["labels"])
                 count = len(nats) if num_items_in_batch is None else num_items_in_batch
                 loss = nats.sum() / max(1, int(count))
                 return (loss, None) if return_outputs else loss
@@ -58,13 +57,14 @@ class Supervised:
             model=parts.model,
             args=SFTConfig(
                 **parts.arguments,
-                packing=False,
+                packing=False,  # TRL's is of all data, see `packing`
                 max_length=None,
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=parts.tokenizer,
             peft_config=parts.lora,
+            data_collator=packing.collator(parts.row_length),
         )
 
     def judge(self, held_out: Sequence[TokenizedExample], settings: TrainingSettings) -> Judge:
