@@ -14,7 +14,7 @@ from kanna._util.progress import Silent
 from kanna.errors import NotFoundError, UsageError
 from kanna.tasks.answering import answers
 from kanna.tasks.base import TaskAnswer
-from kanna.tasks.pairing import pair
+from kanna.tasks.pairing import judge, pair
 
 pytest.importorskip("lm_eval")
 
@@ -70,7 +70,8 @@ def test_choices_are_scored_as_the_harness_scores_them(
         assert (chosen.task.score(example, answer, None) == "") == right
         assert example.metric == "acc"
     assert set(likeliest) <= {0, 1, 2}
-    score = pair(chosen, chat=False, reference=given, answers=given)
+    judged = judge(chosen, given)
+    score = pair(chosen, chat=False, reference=judged, own=judged)
     assert score.lost == score.won == 0 and score.examples == 9
 
 

@@ -114,7 +114,7 @@ def test_what_loses_the_answers_fails_and_names_them(home: Path) -> None:
     check = result["checks"][-1]
     assert check["name"] == f"retention of {task(home)}" and check["ok"] is False
     assert f"{kept['lost']} lost and {kept['won']} won" in check["detail"]
-    shown = CliRunner().invoke(cli, [*words, *more]).output
+    shown = " ".join(CliRunner().invoke(cli, [*words, *more]).output.split())
     assert "now wrong: Say" in shown and "more flipped, all of them in --json" in shown
     loose = verify(home, "idle.gguf", retention=0.0)
     assert next(c for c in loose.checks if c.name.startswith("retention of")).ok

@@ -155,7 +155,7 @@ class EngineProcess:
             self._run.process.kill()
 
     async def _supervise(self, session: aiohttp.ClientSession) -> None:
-        failed_starts = 0
+        failed_starts, warned = 0, ""
         while True:
             run = self._run
             assert run
@@ -168,10 +168,12 @@ class EngineProcess:
                 failed_starts += 1
                 known = error.found if isinstance(error, ChangedError) else str(error)
                 reason = known or "it did not load in time"
-                reason = "; ".join([reason, *run.error_lines])
-                if reason != self.reason:  # each start that fails alike is told of once
-                    LOG.warning("The engine of %s does not start: %s", self.config.name, reason)
-                self.reason = reason
+                self.reason = "; ".join([reason, *run.error_lines])
+                # Alike but for a library's lines, of which another one may come last.
+                if reason != warned:
+                    name = self.config.name
+                    LOG.warning("The engine of %s does not start: %s", name, self.reason)
+                warned = reason
                 run.process.kill()
             self._begin_restart()
             if failed_starts >= MAX_FAILED_STARTS:
