@@ -36,6 +36,12 @@ def states(paths: Iterable[Path]) -> dict[Path, os.stat_result]:
     return results
 
 
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Paths that are still there, the one that was changed last before the others."""
+    about = states(paths)
+    return sorted(about, key=lambda path: about[path].st_mtime, reverse=True)
+
+
 def folder_size(folder: Path) -> int:
     """Bytes of all files in a folder, which need not be there."""
     results = states(folder.rglob("*"))

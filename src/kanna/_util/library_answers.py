@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kanna._util import verified
-from kanna._util.disk import states
+from kanna._util.disk import newest_first
 from kanna.errors import KannaError
 
 FAILURE = "failure"
@@ -49,7 +49,6 @@ def answer(
     if FAILURE in given:
         return str(given[FAILURE])
     verified.keep(path, json.dumps(given))
-    about = states(path.parent.glob("*.json"))
-    for old in sorted(about, key=lambda p: about[p].st_mtime, reverse=True)[most:]:
+    for old in newest_first(path.parent.glob("*.json"))[most:]:
         old.unlink(missing_ok=True)
     return parse(given)

@@ -19,7 +19,7 @@ from typing import Any
 from kanna._util import folders, own_files
 from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
-from kanna._util.disk import states
+from kanna._util.disk import newest_first
 
 _SLICE = 1 << 22
 # Two changes within one tick of a file system's clock look like one.
@@ -150,7 +150,6 @@ def _write(place: Path, note: dict[str, Any]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     notes = [*place.parent.glob("*.json")]
     if len(notes) > _KEPT:
-        about = states(notes)
-        for old in sorted(about, key=lambda p: about[p].st_mtime)[: _KEPT // 2]:
+        for old in newest_first(notes)[-(_KEPT // 2) :]:
             old.unlink(missing_ok=True)
     write_text(place, json.dumps(note))

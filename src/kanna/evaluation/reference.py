@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kanna import runtimes
 from kanna._util import own_files, verified
-from kanna._util.disk import states
+from kanna._util.disk import newest_first
 from kanna._util.progress import Progress, Silent
 from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.formats import gguf
@@ -201,10 +201,10 @@ def _is_exact(path: Path) -> bool:
 
 def _prune(folder: Path, keep: Path) -> None:
     """Remove all but the last few, but for those that another process may be at work with."""
-    about = states(p for p in folder.glob("*.f32*") if p != keep)
-    for old in sorted(about, key=lambda p: about[p].st_mtime, reverse=True)[_MAX_CACHED - 1 :]:
-        if time.time() - about[old].st_mtime > _IN_USE:
-            with suppress(OSError):
+    others = newest_first(p for p in folder.glob("*.f32*") if p != keep)
+    for old in others[_MAX_CACHED - 1 :]:
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > _IN_USE:
                 _remove(old)
 
 
