@@ -1,14 +1,14 @@
 """What `fit` predicts beside what `bench` measures: memory, and tokens per second.
 
     python -m benchmarks.hardware.predictions --memory
-    python -m benchmarks.hardware.predictions --models stories --formats gguf,openvino
+    python -m benchmarks.hardware.predictions --speed --models stories --formats gguf,openvino
 
 Three models, up to eight encodings each, in the runtime of each format. Every file is made once and
-kept in the cache. Memory is that of a process with its context full, less the interpreter's. With
-`--memory` nothing is said of speed. Without it costs of encodings are measured first, unless they
-are kept (`kanna bench SRC --encodings`), and the files of a model and format take turns. Speeds
-count on an idle machine alone: `busy` is what other programs took of the processors meanwhile.
-Memory does not depend on them, unless they need so much that mapped files are dropped.
+kept in the cache. Memory is that of a process with its context full, less the interpreter's; it
+does not depend on other programs, unless they need so much that mapped files are dropped. For
+speeds, costs of encodings are measured first, unless they are kept (`kanna bench SRC --encodings`),
+and the files of a model and format take turns. Speeds count on an idle machine alone: `busy` is
+what other programs took of the processors meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PRESETS = {
     ),
 }
 GENERATED = 64
-MEMORY_BOUND, SPEED_BOUND = 0.03, 0.10
+BOUNDS = {"memory ratio": 0.03, "generation ratio": 0.10, "prompt ratio": 0.10}
 """How far a prediction may be off."""
 
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--formats", default="gguf,onnx,openvino", help="by comma; mlx too")
     parser.add_argument("--presets", default="", help="by comma; all of the format otherwise")
     parser.add_argument("--memory", action="store_true", help="memory alone")
+    parser.add_argument("--speed", action="store_true", help="tokens per second alone")
     parser.add_argument("--repeat", type=int, default=5, help="rounds; medians count")
     parser.add_argument("--context", type=int, default=512, help="tokens in memory")
     parser.add_argument("--prompt", type=int, default=512, help="tokens that are read")
@@ -67,9 +68,9 @@ def main() -> None:
             rows += measured(model, format, given)
     tables.print_rows(rows, given.json)
     if not given.json:
-        print(share(rows, "memory ratio", MEMORY_BOUND))
-        for column in () if given.memory else ("generation ratio", "prompt ratio"):
-            print(share(rows, column, SPEED_BOUND))
+        for column, bound in BOUNDS.items():
+            if any(column in row for row in rows):
+                print(share(rows, column, bound))
 
 
 def share(rows: Sequence[dict[str, Any]], column: str, bound: float) -> str:
@@ -86,34 +87,51 @@ def measured(model: str, format: str, given: Namespace) -> list[dict[str, Any]]:
     made = {name: path for name in wanted if (path := file(model, format, name)) is not None}
     trained = [runtimes.of(path).trained_context(path) or given.context for path in made.values()]
     context = min([given.context, *trained])
-    fitted = predicted(source, format, context)
-    rows: list[dict[str, Any]] = []
-    for name, path in made.items():
-        peak, row = full_context(path, context=context, threads=threads).peak, fitted[name]
-        memory = {"memory MB": row.memory_bytes / 1e6, "measured MB": peak / 1e6}
-        about = {"model": model, "format": format, "preset": name} | memory
-        rows.append(about | {"memory ratio": row.memory_bytes / peak})
-        print(f"{model} {format}:{name} {row.memory_bytes / peak:.3f}", file=sys.stderr, flush=True)
-    if given.memory:
-        return rows
-    kanna.bench(source, encodings=True, format=format, threads=threads)
-    benched = kanna.bench(
-        list(made.values()),
-        prompt_tokens=given.prompt,
-        gen_tokens=GENERATED,
-        repeat=given.repeat,
-        threads=threads,
-    )
-    fitted = predicted(source, format, context)
-    return [
-        row | speeds(fitted[name], one) for name, row, one in zip(made, rows, benched, strict=True)
+    rows: list[dict[str, Any]] = [
+        {"model": model, "format": format, "preset": name} for name in made
     ]
+    if not given.speed:
+        fitted = predicted(source, format, context)
+        for row, (name, path) in zip(rows, made.items(), strict=True):
+            peak = full_context(path, context=context, threads=threads).peak
+            row |= memory(fitted[name], peak)
+            print(f"{model} {format}:{name} {row['memory ratio']:.3f}", file=sys.stderr, flush=True)
+    if not given.memory:
+        costs = measured_costs(source, format, threads)
+        benched = kanna.bench(
+            list(made.values()),
+            prompt_tokens=given.prompt,
+            gen_tokens=GENERATED,
+            repeat=given.repeat,
+            threads=threads,
+        )
+        fitted = predicted(source, format, context, speeds=costs)
+        for row, name, one in zip(rows, made, benched, strict=True):
+            row |= speeds(fitted[name], one)
+    return rows
 
 
-def predicted(source: str, format: str, context: int) -> dict[str, FitRow]:
+def measured_costs(source: str, format: str, threads: int) -> Path:
+    """The file of what encodings cost with so many threads, measured unless they are kept."""
+    folder = packages.cache_dir() / "benchmarks" / "predictions"
+    path = folder / f"{source.rpartition(':')[2]}-{format}-{threads}.json"
+    kanna.bench(source, encodings=True, format=format, threads=threads, export=path)
+    return path
+
+
+def predicted(source: str, format: str, context: int, **options: Any) -> dict[str, FitRow]:
     """What `fit` says of every preset, by its name."""
-    fitted = kanna.fit(source, memory="1TB", context=context, format=format)
+    fitted = kanna.fit(source, memory="1TB", context=context, format=format, **options)
     return {row.preset.rpartition(":")[2]: row for row in fitted.rows}
+
+
+def memory(fitted: FitRow, peak: int) -> dict[str, Any]:
+    """Megabytes of both, and their ratio."""
+    return {
+        "memory MB": fitted.memory_bytes / 1e6,
+        "measured MB": peak / 1e6,
+        "memory ratio": fitted.memory_bytes / peak,
+    }
 
 
 def speeds(fitted: FitRow, benched: BenchRow) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import tiny_models
@@ -14,8 +15,9 @@ from helpers import tiny_models
 import kanna
 from kanna import encodings, families, formats
 from kanna.benchmark import costs
+from kanna.benchmark.costs import base as costs_base
 from kanna.benchmark.costs import gguf as gguf_costs
-from kanna.benchmark.skeleton import Skeletons
+from kanna.benchmark.skeleton import Skeletons, few_rows
 from kanna.cli.main import cli
 from kanna.errors import UsageError
 from kanna.formats import gguf
@@ -55,6 +57,25 @@ def test_a_skeleton_is_the_model_cut_to_some_layers(home: Path, tmp_path: Path) 
         name: shape for name, shape in whole.items() if not re.match(r"blk\.[1-9]", name)
     }
     assert file.tensors["blk.0.ffn_up.weight"].dtype == "q4_0"
+
+
+def test_files_of_chance_have_as_many_scales_as_weights_have() -> None:
+    """A CPU that looks scales up in a table is slower where they differ."""
+    rows = few_rows("q8_0", 288)
+    scales = rows.reshape(-1, 34)[:, :2].copy().view(np.float16)
+    assert len(np.unique(scales)) > 1000
+    assert len(few_rows("q8_0", 1 << 15)) == 8 and len(few_rows("q8_0", 64, ones=True)) == 1
+
+
+def test_a_table_is_scaled_to_files_that_were_timed(home: Path) -> None:
+    source = open_source(home / "tiny")
+    bench = gguf_costs.SkeletonBench(source, families.load_decoder(source), 1, home)
+    alike = dict.fromkeys(("q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q5_0"), 50.0)
+    table = EncodingSpeeds(machine="here", token=9.0, generation=alike)
+    usual = bench.finished(table)
+    assert usual.error is not None and usual.error >= costs_base.LEAST_ERROR
+    again = bench.finished(table.slower(100.0, error=0.0))
+    assert 0.2 < again.token / usual.token < 5  # both are what was timed, not what they were before
 
 
 def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

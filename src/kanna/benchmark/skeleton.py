@@ -19,8 +19,11 @@ from kanna.plan import roles
 from kanna.plan.types import TensorPlan
 from kanna.sources import Source
 
-_ROWS = 8
-"""Rows that are encoded; a matrix repeats them."""
+_VALUES = 1 << 17
+"""Of the rows that are encoded, which a matrix repeats. They have some thousand scales: a CPU that
+looks up the float32 of a 16-bit scale in a table is slower where these differ."""
+_MOST_ROWS = 256
+"""Rows that are encoded at most."""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -129,9 +132,11 @@ def _layer(name: str) -> int:
 @cache
 def few_rows(encoding: str, width: int, ones: bool = False) -> U8:
     """A few encoded rows: ones, or small numbers of chance; uint8 [rows, row bytes]."""
-    rows = np.random.default_rng(0).standard_normal((_ROWS, width), np.float32) * np.float32(0.02)
+    count, random = max(8, min(_MOST_ROWS, _VALUES // width)), np.random.default_rng(0)
+    rows = random.standard_normal((count, width), np.float32)
+    rows *= np.float32(0.02) * np.exp2(random.uniform(-1, 1, (count, 1))).astype(np.float32)
     if ones:
-        rows = np.ones((_ROWS, width), np.float32)
+        rows = np.ones((1, width), np.float32)
     return encodings.get(encoding).encode(rows)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,27 @@ class EncodingSpeeds:
         known = generation is not None or prompt is not None
         return PredictedSpeed(
             generation=generation, prompt=prompt, error=self.error if known else None
+        )
+
+    def slower(self, factor: float, *, error: float) -> EncodingSpeeds:
+        """The table with every cost of a generated token that many times as high.
+
+        Args:
+            factor: Above 1 where tokens take longer.
+            error: Of the new table.
+        """
+
+        def times(costs: Mapping[str, float]) -> dict[str, float]:
+            return {name: cost * factor for name, cost in costs.items()}
+
+        return replace(
+            self,
+            token=self.token * factor,
+            generation=times(self.generation),
+            head=times(self.head),
+            spread={n: (low * factor, high * factor) for n, (low, high) in self.spread.items()},
+            by_shape={shape: times(costs) for shape, costs in self.by_shape.items()},
+            error=error,
         )
 
     def to_dict(self) -> dict[str, Any]:

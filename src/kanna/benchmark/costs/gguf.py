@@ -4,8 +4,8 @@ Files of the model's own shapes with values of chance (skeleton.py) are timed: t
 layers alone tell what a weight costs and what no weight accounts for, in one encoding; each other
 encoding is timed beside them, in turns, once in the layers and once in the head, and its cost is
 what it adds. Of several rounds the fastest counts: other programs make them slower, never faster.
-Plans of presets, whole, are timed at the end, and how far they are from what the
-table predicts is its error.
+Plans of presets, whole, are timed at the end: what the table is off by for all of them, it is
+scaled by, and how far each is from that is its error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean, median
 from typing import Any
 
 from kanna import encodings, libllama
@@ -196,7 +197,7 @@ class SkeletonBench:
         )
 
     def finished(self, table: EncodingSpeeds) -> EncodingSpeeds:
-        """The table with how far it is from files of presets: the largest ratio, less 1."""
+        """The table scaled to files of presets, with how far it is from them at most."""
         files: dict[Path, dict[str, str]] = {}
         for preset in _PRESETS:
             try:
@@ -207,14 +208,16 @@ class SkeletonBench:
             self._skeletons.write(path, self._long, chosen)
             files[path] = chosen
         times = self._timed(dict.fromkeys(files, False))
-        worst = LEAST_ERROR
         here = self._layers(self._long) | {n: w for n, w in self._work.items() if w.head}
+        ratios: list[float] = []
         for chosen, taken in zip(files.values(), times, strict=True):
             speed = table.predict((chosen[n], w) for n, w in here.items())
             if speed.generation is not None:
-                ratio = speed.generation * min(taken.generation)
-                worst = max(worst, ratio - 1, 1 / ratio - 1)
-        return replace(table, error=round(worst, 3))
+                ratios.append(speed.generation * median(taken.generation))
+        # The fastest round of a cost is nobody's usual one, and costs of two files do not add up.
+        usual = geometric_mean(ratios) if ratios else 1.0
+        worst = max((max(r / usual, usual / r) - 1 for r in ratios), default=0.0)
+        return table.slower(usual, error=round(max(worst, LEAST_ERROR), 3))
 
 
 COSTS = Costs(encodings=usual_encodings, open=SkeletonBench, require=libllama.library)
