@@ -13,9 +13,10 @@ what other programs took of the processors meanwhile.
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from benchmarks.common import arguments, tables
 
 import kanna
 from kanna import formats, runtimes
-from kanna.benchmark import BenchRow
+from kanna._util.bars import shown
+from kanna.benchmark import BenchRow, costs
 from kanna.benchmark.full_context import full_context
 from kanna.errors import KannaError
+from kanna.families import load_decoder
 from kanna.hardware.cpu import default_threads
 from kanna.sizing import FitRow
-from kanna.sources import packages
+from kanna.sources import open_source, packages
 
 MODELS = {
     "stories": "builtin:stories15m",
@@ -97,7 +100,7 @@ def measured(model: str, format: str, given: Namespace) -> list[dict[str, Any]]:
             row |= memory(fitted[name], peak)
             print(f"{model} {format}:{name} {row['memory ratio']:.3f}", file=sys.stderr, flush=True)
     if not given.memory:
-        costs = measured_costs(source, format, threads)
+        table = measured_costs(source, format, threads, made.values())
         benched = kanna.bench(
             list(made.values()),
             prompt_tokens=given.prompt,
@@ -105,17 +108,30 @@ def measured(model: str, format: str, given: Namespace) -> list[dict[str, Any]]:
             repeat=given.repeat,
             threads=threads,
         )
-        fitted = predicted(source, format, context, speeds=costs)
+        fitted = predicted(source, format, context, speeds=table)
         for row, name, one in zip(rows, made, benched, strict=True):
             row |= speeds(fitted[name], one)
     return rows
 
 
-def measured_costs(source: str, format: str, threads: int) -> Path:
-    """The file of what encodings cost with so many threads, measured unless they are kept."""
+def measured_costs(source: str, format: str, threads: int, made: Iterable[Path]) -> Path:
+    """The file of what encodings cost with so many threads, measured unless they are kept.
+
+    A GGUF says which encodings it has; of folders all that `optimize` looks at are measured.
+    """
+    opened = open_source(source)
+    named = [kanna.inspect(path).to_dict()["types"] for path in made]
+    table = costs.measure_encodings(
+        opened,
+        load_decoder(opened),
+        format,
+        progress=shown(None),
+        names=sorted({kind["encoding"] for kinds in named for kind in kinds} - {"f32"}),
+        threads=threads,
+    )
     folder = packages.cache_dir() / "benchmarks" / "predictions"
     path = folder / f"{source.rpartition(':')[2]}-{format}-{threads}.json"
-    kanna.bench(source, encodings=True, format=format, threads=threads, export=path)
+    path.write_text(json.dumps(table.to_dict()), encoding="utf-8")
     return path
 
 
