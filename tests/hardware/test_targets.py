@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_every_figure_of_a_profile_says_where_it_comes_from(name: str) -> None:
     for device in targets.devices(name):
         for place, figure in device.figures().items():
             assert figure.basis in BASES and len(figure.source) > 5, (device.name, place)
+            # An address that was wrapped over two lines has a blank in it.
+            assert not re.search(r"-\s", figure.source), (device.name, place)
         assert targets.choose(device.name).memory <= device.total.value
         assert any(backend.operators for backend in device.backends.values())
 
@@ -81,7 +84,7 @@ def test_the_devices_that_people_ask_for_are_there() -> None:
         ("", UsageError, "rtx-4060"),
         ("../secrets", UsageError, "`kanna targets` lists them"),
         ("intel-core-ultra:npu", UnsupportedError, "OpenVINO"),
-        ("amd-ryzen-ai:xdna", UnsupportedError, "does not reach"),
+        ("amd-ryzen-ai:xdna", UnsupportedError, "--provider vitisai"),
     ],
 )
 def test_an_unknown_target_gets_near_names(
@@ -261,3 +264,10 @@ def test_the_tool_reads_a_table(tmp_path: Path) -> None:
         "experts": {"multiplied": [], "refused": []},
         "cache": ["f16"],
     }
+
+
+def test_a_profile_is_shown_once_for_all_its_sizes() -> None:
+    said = CliRunner().invoke(cli, ["targets", "amd-ryzen-ai"]).output
+    assert said.count("cpu.efficiency") == 1
+    assert all(f"amd-ryzen-ai-{size}gb: available" in said for size in (16, 32))
+    assert "instead: kanna optimize SRC" in said

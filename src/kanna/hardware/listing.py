@@ -118,6 +118,7 @@ def _device(target: DeviceProfile) -> dict[str, Any]:
                 "refused": sorted(b.operators.refused) if b.operators else [],
                 "cache": sorted(b.operators.cache) if b.operators else [],
                 "unavailable": b.unavailable,
+                "instead": b.instead,
             }
             for b in target.backends.values()
         },

@@ -18,7 +18,7 @@ from kanna.errors import PlanError
 from kanna.families import load_decoder
 from kanna.formats.onnx import files, qdq, static_shapes
 from kanna.formats.onnx.code_room import CodeRoom
-from kanna.formats.onnx.static_shapes import PREFILL, StaticShape
+from kanna.formats.onnx.static_shapes import DECODE, PREFILL, StaticShape
 from kanna.hardware import providers
 from kanna.hardware.providers import placement
 from kanna.plan import Plan, RuleModel
@@ -85,6 +85,16 @@ def test_matrices_have_the_bits_of_the_plan_and_none_is_outside_of_the_mask(
         assert kinds[down] == TensorProto.INT8 and kinds[up] == TensorProto.INT4
     assert kinds[qdq.codes_name("lm_head.MatMul.weight")] == TensorProto.INT8
     assert not placement.place(graph, providers.get("qnn")).products
+    assert placement.place(graph, providers.get("vitisai")).products, "it multiplies no int4"
+
+
+def test_graphs_for_xdna_multiply_codes_of_8_bits_alone(made: Mapping[str, Path]) -> None:
+    for name in (PREFILL, DECODE):
+        graph = files.load(made["room"] / name)
+        kinds = {t.name: t.data_type for t in graph.graph.initializer}
+        codes = {kind for key, kind in kinds.items() if key.endswith(qdq.codes_name(""))}
+        assert codes == {TensorProto.INT8}
+        assert not placement.place(graph, providers.get("vitisai")).products
 
 
 def test_static_graphs_give_the_tokens_of_the_dynamic_one(

@@ -59,33 +59,47 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ", ".join(device["backends"]),
         )
     screen.print(listing)
-    for device in data["devices"] if data["whole"] else ():
-        _draw_device(screen, device)
+    if data["whole"]:
+        _draw_profile(screen, data["devices"])
     for costs in data["speeds"]:
         _draw_costs(screen, costs)
     notes(screen, data["notes"])
 
 
-def _draw_device(screen: Console, device: dict[str, Any]) -> None:
+def _draw_profile(screen: Console, devices: list[dict[str, Any]]) -> None:
+    """The devices of a profile: they differ in their memory alone."""
     from kanna.cli.ui import table
 
-    screen.print(f"\n{device['title']}", style="bold cyan")
+    first = devices[0]
+    title = first["title"] if len(devices) == 1 else first["title"].rpartition(", ")[0]
+    screen.print(f"\n{title}", style="bold cyan")
     figures = table("figure", "value>", "known", "source")
     figures.columns[-1].overflow = "fold"
-    for name, one in device["figures"].items():
-        value = one["value"]
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-        figures.add_row(name, shown, one["basis"], one["source"])
+    for device in devices:
+        size = f"{device['name']}: " if len(devices) > 1 else ""
+        for name in ("total", "available"):
+            figures.add_row(size + name, *_figure(device["figures"][name]))
+    for name, one in first["figures"].items():
+        if name not in ("total", "available"):
+            figures.add_row(name, *_figure(one))
     screen.print(figures)
-    for name, backend in device["backends"].items():
+    for name, backend in first["backends"].items():
         if backend["unavailable"] and not backend["encodings"]:
             screen.print(f"{name}: {backend['unavailable']}")
+            if backend["instead"]:
+                screen.print(f"  instead: {backend['instead']}", markup=False)
             continue
         screen.print(
             f"{name}: weights in {', '.join(backend['encodings'])}; cache in "
             f"{', '.join(backend['cache'])} (llama.cpp's table {backend['operators']}, "
             f"{backend['date']})"
         )
+
+
+def _figure(one: dict[str, Any]) -> tuple[str, str, str]:
+    value = one["value"]
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return shown, one["basis"], one["source"]
 
 
 def _draw_costs(screen: Console, costs: dict[str, Any]) -> None:

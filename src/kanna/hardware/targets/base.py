@@ -20,6 +20,7 @@ class DeviceBackend:
         operators: What it multiplies; None where no runtime of kanna runs on it.
         formats: Names of the formats that it runs.
         unavailable: Why there are no `operators`.
+        instead: What to do where there are none.
         efficiency: Share of the bandwidth that generation reaches; None: not known.
         error: Relative error of predicted speeds.
         gigaflops: Billions of floating-point operations per second that reading a prompt reaches;
@@ -33,6 +34,7 @@ class DeviceBackend:
     operators: OperatorTable | None
     formats: tuple[str, ...] = ("gguf",)
     unavailable: str = ""
+    instead: str = ""
     efficiency: Figure[float] | None = None
     error: Figure[float] | None = None
     gigaflops: Figure[float] | None = None
@@ -97,7 +99,15 @@ class TargetChoice:
     def operators(self) -> OperatorTable:
         """What the backend multiplies. Raises UnsupportedError where nothing is known."""
         if self.backend.operators is None:
-            raise UnsupportedError(f"{self.name}: {self.backend.unavailable}")
+            raise UnsupportedError(
+                f"{self.name}: {self.backend.unavailable}",
+                expected=" or ".join(
+                    f"{self.target.profile}:{one.name}"
+                    for one in self.target.backends.values()
+                    if one.operators
+                ),
+                todo=self.backend.instead,
+            )
         return self.backend.operators
 
     @property
