@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,14 +16,12 @@ from kanna._util import own_files
 from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna._util.processes import ask
-from kanna._util.progress import Silent
 from kanna.benchmark.llama_builds import write_model
 from kanna.cli.main import cli
-from kanna.errors import FormatError, KannaError, MissingError, UsageError
+from kanna.errors import MissingError, UsageError
 from kanna.libllama import NATIVE, PREBUILT, builds, devices, installed
 from kanna.libllama.installed import InstalledBuild
 from kanna.offload import listing
-from kanna.runtime import building, source
 from kanna.serving.engines import gguf as gguf_engine
 
 LIBRARY = "libllama.so"
@@ -200,113 +196,6 @@ def test_the_cpu_needs_no_build(cache: Path) -> None:
     run = CliRunner().invoke(cli, ["runtime", "install", "llamacpp", "--json"])
     answer = json.loads(run.stdout)
     assert answer["name"] == PREBUILT.name and answer["devices"][0]["kind"] == "cpu"
-
-
-CMAKE = """cmake_minimum_required(VERSION 3.15)
-project(llama C)
-set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-add_library(llama SHARED src/llama.c)
-add_library(ggml-cpu MODULE ggml/cpu.c)
-"""
-
-
-def sources(folder: Path, text: str = "int llama_version(void) { return 1; }\n") -> Path:
-    """A folder that is built as llama.cpp is, and is another library."""
-    for place in ("src", "ggml"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
-    (folder / "CMakeLists.txt").write_text(CMAKE)
-    (folder / "src" / "llama.c").write_text(text)
-    (folder / "ggml" / "cpu.c").write_text("int cpu;\n")
-    return folder
-
-
-def test_what_is_another_library_is_not_installed(cache: Path, tmp_path: Path) -> None:
-    """It compiles, its interface is not llama.cpp's, and nothing gets a name."""
-    needs.program("cmake", install="cmake")
-    needs.program("ninja", install="ninja")
-    needs.program("cc", install="gcc")
-    folder = sources(tmp_path / "source", text="int llama_version(void) { return 1 }\n")
-    with pytest.raises(KannaError, match=r"does not compile: .*error") as caught:
-        runtime.install(source=folder, progress=Silent())
-    assert "ninja" in caught.value.todo
-    sources(folder)
-    with pytest.raises(KannaError, match="is not usable: .*llama_model_default_params"):
-        runtime.install(source=folder, progress=Silent())
-    assert installed.names() == []
-    assert not [p for p in installed.home().iterdir() if p.name.endswith(".partial")]
-
-
-def test_one_standard_library_serves_all_libraries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Linked into each, one library's stream comes to the locale of another and crashes."""
-    needs.program("cmake", install="cmake")
-    needs.program("ninja", install="ninja")
-    needs.program("c++", install="g++")
-    monkeypatch.setenv("LDFLAGS", "-static-libstdc++ -Wl,-z,now")
-    folder = sources(tmp_path / "source")
-    text = CMAKE.replace("(llama C)", "(llama C CXX)").replace("src/llama.c", "src/llama.cpp")
-    (folder / "CMakeLists.txt").write_text(text)
-    (folder / "src" / "llama.cpp").write_text(
-        "#include <sstream>\nint length(int v) { std::ostringstream s; s << v; "
-        "return (int)s.str().size(); }\n"
-    )
-    build = tmp_path / "build"
-    settings = building.options("cpu", native=False, folder=build)
-    made = building.build(folder, build, "cpu", settings, jobs=1, progress=Silent())
-    assert b"libstdc++.so.6" in next(p for p in made if p.name == LIBRARY).read_bytes()
-    assert any("-z,now" in setting for setting in settings)
-
-
-def archive(path: Path, names: dict[str, bytes]) -> Path:
-    """An archive with these files."""
-    with tarfile.open(path, "w:gz") as made:
-        for name, data in names.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            made.addfile(about, io.BytesIO(data))
-    return path
-
-
-def test_only_what_is_built_is_unpacked(tmp_path: Path) -> None:
-    inside = "llama_cpp_python-9.8/vendor/llama.cpp"
-    whole = {f"{inside}/CMakeLists.txt": b"x", f"{inside}/ggml/a.c": b"y"}
-    path = archive(
-        tmp_path / "llama_cpp_python-9.8.tar.gz",
-        {**whole, f"{inside}/models/big.gguf": b"z", "llama_cpp_python-9.8/setup.py": b""},
-    )
-    with source.located(path, Silent()) as given:
-        assert given.version == "9.8" and given.sha256 == sha256(path)
-        assert source.unpack(given, tmp_path / "out", Silent()) == "9.8"
-    here = sorted(p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("out/**/*"))
-    assert here == ["CMakeLists.txt", "ggml", "ggml/a.c"]
-
-
-@pytest.mark.parametrize("fault", ["leaves", "cut", "another"])
-def test_a_wrong_archive_is_refused(fault: str, tmp_path: Path) -> None:
-    inside = "llama_cpp_python-9.8/vendor/llama.cpp"
-    names = {f"{inside}/CMakeLists.txt": b"x" * 9999, f"{inside}/ggml/a.c": b"y"}
-    if fault == "leaves":
-        names[f"{inside}/ggml/../../../../out.c"] = b"z"
-    if fault == "another":
-        names = {"numpy-2/setup.py": b""}
-    path = archive(tmp_path / "archive.tar.gz", names)
-    if fault == "cut":
-        path.write_bytes(path.read_bytes()[:-30])
-    with source.located(path, Silent()) as given, pytest.raises(FormatError):
-        source.unpack(given, tmp_path / "out", Silent())
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_headers_that_are_too_old_are_named() -> None:
-    """Before the build, which takes long and then fails on a word that says nothing."""
-    line = (
-        '-- Found Vulkan: /usr/lib/libvulkan.so (found version "1.3.239") found components: glslc'
-    )
-    with pytest.raises(MissingError, match=r"vulkan here are 1\.3\.239") as caught:
-        building.require_version("vulkan", [line])
-    assert "1.3.272" in caught.value.expected
-    building.require_version("vulkan", [line.replace("239", "275")])
 
 
 def test_a_package_that_is_not_here_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

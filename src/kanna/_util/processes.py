@@ -17,19 +17,23 @@ from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna.errors import KannaError, MissingError
 
 _disposable = False
+_KILLED: int = getattr(signal, "SIGKILL", 9)
 _ROOT = Path(__file__).anchor
 
 
-def end_with_parent() -> None:
+def end_with_parent(by: int = _KILLED) -> None:
     """In a child of ours: end when the process that started this one has ended, however it did.
 
     Linux sends a signal; elsewhere the standard input that `started` gave closes.
+
+    Args:
+        by: The signal; it stays with a program that takes this process over.
     """
     if sys.platform == "linux":
         import ctypes
 
         parent = os.environ.pop(_PARENT, str(os.getppid()))
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, by)  # PR_SET_PDEATHSIG
         if str(os.getppid()) != parent:  # it ended before we asked, and left us to another one
             os._exit(1)
     elif os.environ.pop(_PARENT, None) is not None:
@@ -56,7 +60,8 @@ def started(
 ) -> Generator[subprocess.Popen[str]]:
     """A child that runs for the length of the block; whatever ends the block early ends it too.
 
-    Its `main` calls `end_with_parent`. Its output is read as text.
+    Its `main` calls `end_with_parent`; of a program of others `bound_program` does. Its output is
+    read as text.
 
     Args:
         command: Program and arguments.
@@ -106,7 +111,7 @@ def was_killed(code: int | None) -> bool:
     Args:
         code: Its return code; None while it runs.
     """
-    return code == -getattr(signal, "SIGKILL", 9)
+    return code == -_KILLED
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -9,9 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from kanna._util.bound_program import bound
 from kanna._util.processes import started
 from kanna._util.progress import Progress
-from kanna.errors import KannaError, MissingError
+from kanna.errors import KannaError, MissingError, OutputError
 from kanna.hardware.cpu import run
 from kanna.runtime.backends import BUILT, path_of
 
@@ -96,17 +98,21 @@ def build(
 
     Raises:
         MissingError: cmake finds no compiler or library of the backend.
+        OutputError: The disk is full.
         KannaError: A file does not compile.
     """
     ninja = path_of("ninja", "ninja-build")
     definitions = [f"-D{option}" for option in (*settings, f"CMAKE_MAKE_PROGRAM={ninja}")]
     configure = [path_of("cmake"), "-G", "Ninja", "-S", str(source), "-B", str(folder)]
+    # What cmake saw last time is looked for anew: headers that were too old then may be others now.
+    (folder / "CMakeCache.txt").unlink(missing_ok=True)
     progress.start("configure llama.cpp", None, "lines")
     try:
         code, last = _follow([*configure, *definitions], progress, steps=False)
     finally:
         progress.finish()
     if code:
+        require_room(folder, last)
         raise _not_configured(backend, last)
     require_version(backend, last)
     command = [ninja, "-C", str(folder), f"-j{jobs}", "llama", "ggml-cpu"]
@@ -116,6 +122,7 @@ def build(
     finally:
         progress.finish()
     if code:
+        require_room(folder, last)
         raise KannaError(
             f"llama.cpp for {backend} does not compile: {_reason(last)}",
             expected="a compiler and libraries of the backend that this version knows",
@@ -149,9 +156,9 @@ def _follow(command: Sequence[str], progress: Progress, *, steps: bool) -> tuple
     """Run a command and show its steps; its code and its last lines."""
     last: deque[str] = deque(maxlen=200)
     done = 0
-    with started(command, merged=True, variables={"NINJA_STATUS": "[%f/%t] "}) as child:
-        assert child.stdout is not None and child.stdin is not None
-        child.stdin.close()
+    variables = {"NINJA_STATUS": "[%f/%t] "}
+    with started(bound(command), merged=True, variables=variables) as child:
+        assert child.stdout is not None
         begun = False
         for line in child.stdout:
             last.append(line.rstrip())
@@ -183,6 +190,21 @@ def require_version(backend: str, lines: Sequence[str]) -> None:
             f"the headers of {backend} here are {versions[-1]}",
             expected=f"{wanted} or newer, which this llama.cpp is written for",
             todo=BUILT[backend].headers,
+        )
+
+
+def require_room(folder: Path, lines: Sequence[str]) -> None:
+    """Raise OutputError where a compiler found the disk full, which says nothing of the source.
+
+    Args:
+        folder: Where it is built.
+        lines: What cmake or ninja printed.
+    """
+    if any(os.strerror(errno.ENOSPC) in line for line in lines):
+        raise OutputError(
+            f"the disk of {folder} is full",
+            todo="free some space, and the next install goes on from here; or name a folder on "
+            "another disk by KANNA_CACHE",
         )
 
 

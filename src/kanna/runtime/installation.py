@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util import folders, locks, own_files, verified
+from kanna._util import disk, folders, locks, own_files, verified
 from kanna._util.atomic import write_json
 from kanna._util.bars import shown
 from kanna._util.digest import sha256
@@ -201,7 +201,7 @@ def _put(
     try:
         made.mkdir(parents=True)
         for library in libraries:
-            shutil.copy(library, made / library.name)  # a link becomes the file it names
+            _copy(library, made / library.name)
         files = {library.name: sha256(made / library.name) for library in libraries}
         build = InstalledBuild(
             name=name,
@@ -226,6 +226,14 @@ def _put(
     finally:
         own_files.remove(made)
     return build
+
+
+def _copy(library: Path, copy: Path) -> None:
+    """Copy a library; a link becomes the file that it names."""
+    try:
+        shutil.copy(library, copy)
+    except OSError as error:
+        raise disk.explain(error, copy) from error
 
 
 def _proved(build: InstalledBuild, progress: Progress) -> dict[str, Any]:

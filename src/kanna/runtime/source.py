@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from kanna._util import own_files
+from kanna._util import disk, own_files
 from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.errors import FormatError, NotFoundError
-from kanna.sources import packages
+from kanna.sources import packages, pinned
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+_PINNED = f"{PACKAGE}=={VERSION}"
 _ARCHIVE_BYTES = 76_600_000
 _NEEDED = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "src", "vendor")
 """Of llama.cpp: what its libraries are built from."""
-_INSIDE = re.compile(r"(?:^|/)vendor/llama\.cpp/|^[^/]+/(?=CMakeLists\.txt|ggml/|src/|include/)")
+_VENDORED = "vendor/llama.cpp/"
+"""Where the package has it, below a CMakeLists.txt of the package's own."""
 _NAMED = re.compile(r"llama[_-]cpp[_-]python-(\d+(?:\.\d+)+)")
 _OWN = re.compile(r"set\(LLAMA_VERSION_(MAJOR|MINOR|PATCH) (\d+)\)")
 _MOST_BYTES = 1 << 30
@@ -58,7 +63,7 @@ def located(given: str | Path | None, progress: Progress) -> Generator[SourceArc
     if given is not None:
         yield _given(Path(given).expanduser())
         return
-    with packages.source_package(f"{PACKAGE}=={VERSION}", _ARCHIVE_BYTES, progress) as path:
+    with packages.source_package(_PINNED, _ARCHIVE_BYTES, progress) as path:
         yield SourceArchive(path=path, version=VERSION, sha256=sha256(path))
 
 
@@ -73,7 +78,16 @@ def _given(path: Path) -> SourceArchive:
         named = _NAMED.search(path.name)
         return SourceArchive(path=root, version=named[1] if named else version_of(root), sha256="")
     named = _NAMED.search(path.name)
-    return SourceArchive(path=path, version=named[1] if named else "", sha256=sha256(path))
+    archive = SourceArchive(path=path, version=named[1] if named else "", sha256=sha256(path))
+    known = pinned.WHEELS[_PINNED]
+    if archive.version == VERSION and archive.sha256 not in known:
+        raise FormatError(
+            f"{path} is not {PACKAGE} {VERSION} as the package index has it: its SHA-256 is "
+            f"{archive.sha256}",
+            expected=" or ".join(known),
+            todo="fetch it again; of a source of your own, give the unpacked folder",
+        )
+    return archive
 
 
 def unpack(archive: SourceArchive, folder: Path, progress: Progress) -> str:
@@ -120,27 +134,52 @@ def _extract(path: Path, made: Path, progress: Progress) -> None:
     total = 0
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                inside = _INSIDE.search(member.name)
-                below = PurePosixPath(member.name[inside.end() :]) if inside else PurePosixPath()
-                if not member.isfile() or not below.parts or below.parts[0] not in _NEEDED:
+            files = [member for member in archive if member.isfile()]
+            while archive.fileobj.read(1 << 20):  # to the checksum at its end
+                pass
+            root = _root([member.name for member in files])
+            for member in files:
+                below = PurePosixPath(member.name[len(root) :])
+                inside = member.name.startswith(root)
+                if not inside or not below.parts or below.parts[0] not in _NEEDED:
                     continue
                 if ".." in below.parts or below.is_absolute():
                     raise FormatError(f"{path} has a file {member.name} that leaves its folder")
                 total += member.size
                 if total > _MOST_BYTES:
                     raise FormatError(f"{path} unpacks to more than {_MOST_BYTES >> 20} MiB")
-                target = made / below
-                target.parent.mkdir(parents=True, exist_ok=True)
                 data = archive.extractfile(member)
                 assert data is not None
-                with target.open("xb") as out:
-                    shutil.copyfileobj(data, out, 1 << 20)
+                _write(data, made / below)
                 progress.advance(1)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise FormatError(
-            f"{path} is not a whole archive: {error}", expected="a .tar.gz"
+            f"{path} is not a whole archive: {error}",
+            expected=f"the source package of {PACKAGE} {VERSION}, a .tar.gz",
+            todo="fetch it again, or leave --source out",
         ) from error
+
+
+def _write(data: IO[bytes], target: Path) -> None:
+    """Write a file anew; OutputError where the disk does not take it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            shutil.copyfileobj(data, out, 1 << 20)
+    except gzip.BadGzipFile:  # an OSError of what is read
+        raise
+    except OSError as error:
+        raise disk.explain(error, target) from error
+
+
+def _root(names: list[str]) -> str:
+    """What the names of llama.cpp's files begin with in an archive.
+
+    The package has a CMakeLists.txt of its own above it, and git's records of the folder's name.
+    """
+    roots = [n.removesuffix("CMakeLists.txt") for n in names if n.endswith("/CMakeLists.txt")]
+    vendored = [root for root in roots if root.endswith(f"/{_VENDORED}")]
+    return min(vendored or roots, key=len, default="")
 
 
 def version_of(root: Path) -> str:
