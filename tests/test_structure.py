@@ -37,7 +37,7 @@ LAYERS: list[set[str]] = [
     {"runtimes"},
     {"evaluation", "benchmark", "compilation", "generation", "embedding", "offload", "tasks"},
     {"report"},
-    {"runtime"},
+    {"runtime", "devices"},
     {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},
     {"self_testing", "auditing", "promotion"},
     {"comparison"},

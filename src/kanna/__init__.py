@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kanna.comparison import compare as compare
     from kanna.comparison.demonstration import demo as demo
     from kanna.compilation import compile as compile
+    from kanna.devices import targets as targets
     from kanna.diagnosis import doctor as doctor
     from kanna.embedding import embed as embed
     from kanna.errors import KannaError as KannaError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from kanna.fleet.device.polling import agent as agent
     from kanna.generation import chat as chat
     from kanna.generation import generate as generate
-    from kanna.hardware.listing import targets as targets
     from kanna.inspection import inspect as inspect
     from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
@@ -101,7 +101,7 @@ _WHERE = {
     "statistics": "kanna.calibration.shards",
     "studio": "kanna.serving.studio",
     "swap": "kanna.serving.administration",
-    "targets": "kanna.hardware.listing",
+    "targets": "kanna.devices",
     "verify": "kanna.verification",
 }
 

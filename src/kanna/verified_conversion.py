@@ -21,7 +21,7 @@ from kanna.conversion import (
 )
 from kanna.conversion.base import Examination
 from kanna.errors import UsageError
-from kanna.hardware import mask, targets
+from kanna.hardware import device_speeds, mask
 from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue
 from kanna.plan import Plan
@@ -171,7 +171,7 @@ def _proved(result: ConvertResult, source: str | Path | Source, **options: Any) 
 
 def _approval(target: str | None, format: str) -> Callable[[ConvertResult], ConvertResult] | None:
     """Refuses what a device does not multiply; None without a device."""
-    device = targets.choose_for(target, format)
+    device = device_speeds.choose_for(target, format)
     if device is None:
         return None
 

@@ -21,7 +21,7 @@ from kanna.benchmark.skeleton import Skeletons, few_rows
 from kanna.cli.main import cli
 from kanna.errors import UsageError
 from kanna.formats import gguf
-from kanna.hardware import encoding_speed, measured_speed
+from kanna.hardware import encoding_speed_file, measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.optimization.context import Context
 from kanna.optimization.request import OptimizeRequest
@@ -98,7 +98,7 @@ def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.Monkey
     source = open_source(home / "tiny")
     model = families.load_model(source)
     kept = measured_speed.cached(model, formats.get("gguf"), 1)
-    assert kept == encoding_speed.read(home / "speeds.json")
+    assert kept == encoding_speed_file.read(home / "speeds.json")
     monkeypatch.setattr(measured_speed, "default_threads", lambda: 1)
     fitted = kanna.fit(home / "tiny", memory="1GB")
     rows = {row.preset: row for row in fitted.rows}

@@ -16,7 +16,7 @@ from kanna.benchmark import costs
 from kanna.benchmark.costs import product_child, products
 from kanna.cli.main import cli
 from kanna.errors import MissingError, UsageError
-from kanna.hardware import encoding_speed, measured_speed
+from kanna.hardware import encoding_speed_file, measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.token_work import TensorWork, matrix_work
 from kanna.plan import mlx, onnx, openvino
@@ -77,7 +77,7 @@ def test_costs_are_measured_kept_and_used(
     again = CliRunner().invoke(cli, command)
     assert again.exit_code == 0 and "Microseconds per million weights" in again.stdout
     kept = measured_speed.cached(model, formats.get(format), 1)
-    assert kept is not None and kept == encoding_speed.read(exported)
+    assert kept is not None and kept == encoding_speed_file.read(exported)
     monkeypatch.setattr(measured_speed, "default_threads", lambda: 1)
     fitted = kanna.fit(home / "tiny", memory="1GB", format=format)
     assert any("costs of encodings" in note for note in fitted.notes)
@@ -87,6 +87,27 @@ def test_costs_are_measured_kept_and_used(
     assert speed.generation and speed.prompt and speed.error == made["error"]
     with pytest.raises(UsageError, match=f"costs of encodings of {format} say nothing of gguf"):
         kanna.fit(home / "tiny", memory="1GB", speeds=exported)
+
+
+def test_this_machine_as_a_target_holds_the_costs_of_every_runtime(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = [f for f in FOLDERS if runtimes.get(formats.get(f).runtime).available().ok]
+    monkeypatch.setenv("KANNA_CONFIG", str(home / "config"))
+    for module in (costs, measured_speed):
+        monkeypatch.setattr(module, "default_threads", lambda: 1)
+    words = ["--measure", "--format", ",".join(here), "--model", str(home / "tiny")]
+    run = CliRunner().invoke(cli, ["targets", "here", *words, "--json"])
+    assert run.exit_code == 0, run.stderr
+    made = json.loads(run.stdout)
+    assert sorted(table["format"] for table in made["speeds"]) == sorted(here)
+    assert {*here} <= {*made["devices"][0]["backends"]["cpu"]["formats"]}
+    assert not any(f in note for f in here for note in made["notes"])
+    for format in here:
+        fitted = kanna.fit(home / "tiny", target="here", format=format)
+        table = next(t for t in made["speeds"] if t["format"] == format)
+        assert any(row.speed_error == table["error"] for row in fitted.rows)
+        assert fitted.target is not None and fitted.target["format"] == format
 
 
 @pytest.mark.parametrize("format", FOLDERS)
@@ -127,7 +148,7 @@ def test_a_shape_has_its_own_cost() -> None:
     assert table.seconds("q8_0", other) == pytest.approx(2048 * 50e-12)
     both = table.predict([("q8_0", small), ("q8_0", other)])
     assert both.prompt == pytest.approx(1 / (2048 * 30e-12))
-    assert encoding_speed.parse(table.to_dict(), "a table") == table
+    assert encoding_speed_file.parse(table.to_dict(), "a table") == table
 
 
 def test_products_take_turns() -> None:

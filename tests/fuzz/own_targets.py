@@ -20,7 +20,7 @@ from kanna.families.views import Computed
 from kanna.fleet import manifest as fleet_manifest
 from kanna.fleet.device.versions import DeviceFolder
 from kanna.formats import gguf, pictures
-from kanna.hardware import encoding_speed
+from kanna.hardware import encoding_speed_file
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.providers import reading as provider_reading
 from kanna.hardware.targets import reading
@@ -129,7 +129,7 @@ def own_files(folder: Path) -> dict[str, Target]:
         ),
         "speeds.json": json_file(
             place / "speeds.json",
-            lambda: encoding_speed.read(place / "speeds.json"),
+            lambda: encoding_speed_file.read(place / "speeds.json"),
             good=EncodingSpeeds(
                 machine="a board",
                 token=200.0,

@@ -11,10 +11,18 @@ from click.testing import CliRunner
 from helpers import tiny_models
 
 import kanna
-from kanna import families, formats
+from kanna import encodings, families, formats
+from kanna.benchmark import costs
 from kanna.cli.main import cli
-from kanna.errors import FormatError, UsageError
-from kanna.hardware import device_speeds, encoding_speed, measured_speed, targets
+from kanna.encodings import grouped
+from kanna.errors import FormatError, UnsupportedError, UsageError
+from kanna.hardware import (
+    device_speeds,
+    encoding_speed,
+    encoding_speed_file,
+    measured_speed,
+    targets,
+)
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.model import Model
@@ -31,6 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model, a cache and a configuration folder of its own."""
     monkeypatch.setenv("KANNA_CONFIG", str(tmp_path / "config"))
     monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    # The model builder of ONNX takes a matrix of as many rows as the vocabulary for the head.
+    monkeypatch.setitem(tiny_models.SMALL, "intermediate_size", 640)
     tiny_models.make("llama", tmp_path / "tiny")
     return tmp_path
 
@@ -102,13 +112,15 @@ def test_optimize_takes_them_in_place_of_the_roofline(home: Path) -> None:
 
 def test_this_machine_takes_what_was_measured_on_it(home: Path) -> None:
     model, gguf = model_of(home), formats.get("gguf")
-    assert any("bench SRC --encodings" in n for n in kanna.targets("here", measure=True).notes)
+    [unknown] = kanna.targets("here", measure=True).notes
+    assert "gguf" in unknown and "--measure --overwrite --format" in unknown
     mine = table(measured_speed.shapes_mark(model))
     measured_speed.keep(mine, model, gguf)
     unfinished, elsewhere = replace(mine, error=None), replace(mine, threads=mine.threads + 7)
     measured_speed.keep(elsewhere, model, gguf)
     added = kanna.targets("here", measure=True, overwrite=True)
-    assert added.speeds == [mine] and not added.notes
+    assert added.speeds == [mine]
+    assert all("here in gguf" not in note for note in added.notes)
     row = next(r for r in kanna.fit(home / "tiny", target="here").rows if r.preset == "Q8_0")
     assert row.speed_error == 0.08 and row.prompt_tokens_per_second
     measured_speed.keep(unfinished, model, gguf)
@@ -118,7 +130,14 @@ def test_this_machine_takes_what_was_measured_on_it(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "kind", "words"),
     [
-        ({"format": "onnx"}, UsageError, "of gguf, which raspberry-pi-5"),
+        ({"format": "onnx"}, FormatError, "generation.q8_0, which ONNX does not hold"),
+        ({"format": "../x"}, FormatError, "format = '../x'"),
+        ({"backend": "../x"}, FormatError, "backend = '../x'"),
+        ({"backend": "metal"}, UsageError, "on cpu or vulkan, which raspberry-pi-5 has"),
+        ({"generation": {"q9_9": 3.0}}, FormatError, "generation.q9_9: no encoding"),
+        ({"by_shape": {"64 x 64": {"q8_0": 3.0}}}, FormatError, "by_shape.'64 x 64'"),
+        ({"by_shape": {"64x64": {"q8_0": 0.0}}}, FormatError, "by_shape.64x64.q8_0"),
+        ({"token": 1e30}, FormatError, "token = 1e"),
         ({"generation": {"q8_0": -3.0}}, FormatError, "generation.q8_0"),
         ({"generation": {"q8_0": float("inf")}}, FormatError, "generation.q8_0"),
         ({"generation": {}}, FormatError, "names no encoding"),
@@ -135,14 +154,91 @@ def test_what_is_no_table_is_refused_and_nothing_is_written(
     assert not targets.own_folder().exists()
 
 
+FOLDERS = [name for name in costs.names() if not formats.get(name).suffix]
+
+
+def costs_of(format: str) -> dict[str, float]:
+    """A cost for every encoding that a format holds."""
+    known = map(encodings.get, (*encodings.names(), *grouped.names()))
+    return {e.name: 12.0 * e.bits for e in known if formats.get(format).carries(e)}
+
+
+@pytest.mark.parametrize("format", FOLDERS)
+def test_a_device_holds_the_costs_of_several_runtimes(format: str, home: Path) -> None:
+    tiny = home / "tiny"
+    with pytest.raises(UsageError, match=f"nothing is known .* {format}") as unknown:
+        kanna.fit(tiny, target="raspberry-pi-5", format=format)
+    assert "targets raspberry-pi-5 --speeds FILE" in unknown.value.todo
+    theirs = table("x", format=format, generation=costs_of(format), prompt={})
+    for one in (table("x"), theirs, table("y"), theirs):
+        file = home / "speeds.json"
+        file.write_text(json.dumps(one.to_dict()), encoding="utf-8")
+        held = kanna.targets("raspberry-pi-5", speeds=file)
+    assert sorted(t.format for t in held.speeds) == sorted(["gguf", "gguf", format])
+    assert held.to_dict()["devices"][0]["backends"]["cpu"]["formats"] == ["gguf", format]
+    fitted = kanna.fit(tiny, target="raspberry-pi-5", format=format)
+    rows = {row.preset: row for row in fitted.rows}
+    same = {row.preset: row for row in kanna.fit(tiny, speeds=file, format=format).rows}
+    # What is static, in 8 bits, has encodings of its own that nobody measures.
+    known = {p: row for p, row in rows.items() if row.speed_error == 0.08}
+    assert len(known) > len(formats.get(format).compared_presets)
+    assert all(row.tokens_per_second == same[p].tokens_per_second for p, row in known.items())
+    assert not any(row.tokens_per_second for p, row in rows.items() if p not in known)
+    # Nothing says that its runtime refuses an encoding, and llama.cpp's speed is not its speed.
+    assert all(row.outside == 0 for row in rows.values())
+    assert not any("operator table" in note for note in fitted.notes)
+    assert kanna.fit(tiny, target="raspberry-pi-5").target["format"] == "gguf"  # type: ignore[index]
+
+
+def test_costs_of_a_gpu_are_of_its_backend(home: Path) -> None:
+    tiny = home / "tiny"
+    made = table("x", format="mlx", backend="metal", generation=costs_of("mlx"), prompt={})
+    path = device_speeds.keep("mac-m1", made)
+    assert path.name.startswith("mac-m1.mlx.metal.")
+    for name in ("mac-m1", "mac-m1-16gb:metal"):
+        fitted = kanna.fit(tiny, target=name, format="mlx")
+        assert any("a board" in note for note in fitted.notes)
+        assert fitted.target is not None and fitted.target["backend"] == "metal"
+    device_speeds.keep("mac-m2", replace(made, backend="cpu"))
+    # The first backend that runs the format is meant where none is named.
+    assert kanna.fit(tiny, target="mac-m2", format="mlx").target["backend"] == "cpu"  # type: ignore[index]
+    with pytest.raises(UsageError, match="nothing is known of what mac-m2-8gb:metal"):
+        kanna.fit(tiny, target="mac-m2:metal", format="mlx")
+
+
+def test_where_nobody_measured_a_format_speed_is_not_promised(home: Path) -> None:
+    own = targets.own_folder()
+    own.mkdir(parents=True)
+    text = targets.files()["raspberry-pi-5"].read_text(encoding="utf-8")
+    runs = text.replace("operators: CPU", "operators: CPU\n    formats: [gguf, onnx]")
+    (own / "board.yaml").write_text(runs, encoding="utf-8")
+    fitted = kanna.fit(home / "tiny", target="board", format="onnx")
+    assert not any(row.tokens_per_second for row in fitted.rows)
+    assert any("--speeds FILE" in note for note in fitted.notes)
+    choice = device_speeds.choose_for("board", "onnx")
+    assert choice is not None
+    with pytest.raises(UnsupportedError, match="no speed of onnx was measured on board-8gb:cpu"):
+        encoding_speed.of_target(choice)
+    (own / "board.yaml").write_text(runs.replace("onnx]", "onx]"), encoding="utf-8")
+    with pytest.raises(FormatError, match="backends.cpu.formats with 'onx'.*mean onnx"):
+        targets.choose("board")
+
+
 def test_wrong_use_and_damaged_tables_are_named(home: Path) -> None:
-    for words in ({"speeds": home / "a"}, {"name": "here", "measure": True, "speeds": home / "a"}):
-        with pytest.raises(UsageError, match="--speeds"):
+    for words, option in (
+        ({"speeds": home / "a"}, "--speeds"),
+        ({"name": "here", "measure": True, "speeds": home / "a"}, "--speeds"),
+        ({"name": "here", "format": "onnx"}, "--format"),
+        ({"name": "here", "measure": True, "model": home}, "--model"),
+        ({"name": "here", "measure": True, "format": "onx"}, "not measured for onx"),
+    ):
+        with pytest.raises(UsageError, match=option):
             kanna.targets(**words)  # type: ignore[arg-type]
+    assert not targets.own_folder().exists()
     # The shapes of a stranger's file are no part of a path.
     path = device_speeds.keep("raspberry-pi-5", table("../../x"))
     assert path.parent == targets.own_folder()
-    assert encoding_speed.read(path).shapes == "../../x"
+    assert encoding_speed_file.read(path).shapes == "../../x"
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     run = CliRunner().invoke(cli, ["fit", str(home / "tiny"), "--target", "raspberry-pi-5"])
     assert run.exit_code == 1 and path.name in "".join(run.stderr.split())

@@ -11,7 +11,7 @@ import pytest
 from helpers import optimizing
 
 from kanna.errors import FormatError, PlanError, UsageError
-from kanna.hardware import encoding_speed
+from kanna.hardware import encoding_speed, encoding_speed_file
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.targets import choose
 from kanna.hardware.token_work import TensorWork
@@ -38,7 +38,7 @@ BYTES = dict(zip(QUICK, (2.625, 3.4375, 4.5, 4.5, 6.5625, 8.5, 16.0), strict=Tru
 
 
 def goal(**asked: Any) -> SpeedGoal:
-    table = encoding_speed.parse(TABLE, "a table")
+    table = encoding_speed_file.parse(TABLE, "a table")
     work = {
         f"blk.{layer}.{name}.weight": TensorWork(share=1.0, weights=rows * 1024, head=False)
         for layer in range(6)
@@ -141,7 +141,7 @@ def test_a_roofline_takes_bytes_for_time() -> None:
 )
 def test_a_table_that_is_none_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(FormatError, match=words):
-        encoding_speed.parse(TABLE | change, "a table")
+        encoding_speed_file.parse(TABLE | change, "a table")
 
 
 def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
         machine="here", token=2.5, generation={"q4_0": 3.0}, spread={"q4_0": (2.0, 4.0)}
     )
     (tmp_path / "a.json").write_text(json.dumps(table.to_dict()), encoding="utf-8")
-    assert encoding_speed.read(tmp_path / "a.json") == table
+    assert encoding_speed_file.read(tmp_path / "a.json") == table
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def bench(
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     if encodings or export is not None or format is not None:
-        _check_costs(encodings, backend)
+        _check_costs(encodings, backend or provider)
         from kanna.benchmark.costs import measured
 
         written = partial(measured, format=format or formats.DEFAULT, export=export)
@@ -275,17 +275,18 @@ def _check_there(paths: Sequence[Path]) -> None:
             )
 
 
-def _check_costs(encodings: bool, backend: str | None) -> None:
+def _check_costs(encodings: bool, elsewhere: str | None) -> None:
     """Raise UsageError where costs of encodings cannot be what is asked for."""
     if not encodings:
         raise UsageError(
             "--export and --format are of costs of encodings, and none were asked for",
             expected="--encodings with them",
         )
-    if backend is not None:
+    if elsewhere is not None:
         raise UsageError(
-            f"costs of encodings on {backend}",
-            expected="--encodings without --backend: they are those of the processor",
+            f"costs of encodings on {elsewhere}",
+            expected="--encodings without --backend and --provider: they are those of the CPU, and "
+            "of the GPU that mlx has",
         )
 
 

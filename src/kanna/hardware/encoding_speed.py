@@ -6,26 +6,18 @@ encoding. That is linear, so that a plan can be chosen under it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from kanna import encodings
-from kanna._util import typed
-from kanna._util.typed import TypedObject
-from kanna.errors import FormatError, UnsupportedError, UsageError
+from kanna.errors import UnsupportedError
 from kanna.hardware.roofline import OVERHEAD, PredictedSpeed
 from kanna.hardware.targets.base import TargetChoice
 from kanna.hardware.token_work import TensorWork
 
 KIND = "encoding-speeds"
 """What a file of them says it is."""
-_MOST_BYTES = 1 << 20
-_TODO = "`kanna bench SRC --encodings --export FILE` writes one"
-_COST = typed.number(1e-6, 1e9)
-_NAME = typed.text(200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +27,7 @@ class EncodingSpeeds:
     Attributes:
         machine: The processor, or the device.
         format: Whose runtime multiplied.
+        backend: The processor that it multiplied on, as a target names it.
         build: What multiplied: packages of a runtime with their versions; "" of a roofline.
         threads: How many; 0: not known.
         shapes: Mark of the shapes that were multiplied; "" where they do not count.
@@ -73,6 +66,7 @@ class EncodingSpeeds:
     error: float | None = None
     basis: str = "measured"
     format: str = "gguf"
+    backend: str = "cpu"
 
     def seconds(self, encoding: str, work: TensorWork) -> float | None:
         """What a tensor adds to the time of a generated token; None: the encoding is not known."""
@@ -133,6 +127,23 @@ class EncodingSpeeds:
 COST_COLUMNS = ("encoding", "bits>", "token µs>", "range", "head µs>", "prompt µs>")
 
 
+def cost_title(table: Mapping[str, Any]) -> str:
+    """What a table is of, for people.
+
+    Args:
+        table: What `EncodingSpeeds.to_dict` gives.
+    """
+    where = f"{table['machine']}, {table['backend']}"
+    shapes = f", at shapes {table['shapes']}" if table["shapes"] else ""
+    error = f"; tokens/s of whole files within {table['error']:.1%}" if table["error"] else ""
+    build = f" ({table['build']})" if table["build"] else ""
+    threads = f", threads: {table['threads']}" if table["threads"] else ""
+    return (
+        f"Microseconds per million weights in {table['format']} on {where}{threads}{build}"
+        f"{shapes}; {table['token']:.0f} µs of a token are no weight's{error}"
+    )
+
+
 def cost_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows for people: microseconds per million weights, the cheapest encoding first.
 
@@ -159,14 +170,15 @@ def of_target(choice: TargetChoice) -> EncodingSpeeds:
     """Costs by the roofline of a profile: every byte takes its time, whatever the encoding.
 
     Raises:
-        UnsupportedError: The profile does not know how fast the device reads weights.
+        UnsupportedError: The profile does not know how fast the device reads weights in the format.
     """
     backend = choice.backend
-    if backend.efficiency is None:
+    if backend.efficiency is None or not choice.is_profiled:
         raise UnsupportedError(
-            f"no speed was measured on {choice.name}",
-            todo="leave out --min-speed and --objective, or name costs that were measured on the "
-            "device: --speeds FILE",
+            f"no speed of {choice.format} was measured on {choice.name}",
+            expected="costs of encodings: `kanna bench SRC --encodings "
+            f"--format {choice.format} --export FILE` on the device",
+            todo="name that FILE with --speeds, or leave out --min-speed and --objective",
         )
     flops = backend.gigaflops.value * 1e9 if backend.gigaflops is not None else None
     per_byte = 1e12 / (choice.bandwidth * backend.efficiency.value)
@@ -180,79 +192,3 @@ def of_target(choice: TargetChoice) -> EncodingSpeeds:
         error=backend.error.value if backend.error is not None else None,
         basis="roofline",
     )
-
-
-def read(path: Path) -> EncodingSpeeds:
-    """A table from a file that anybody may have written.
-
-    Raises:
-        FormatError: It is none, or a figure is missing or absurd; the error names it.
-    """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise FormatError(f"{path} has {path.stat().st_size} bytes", expected="1 MB at most")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FormatError(f"{path}: {error.strerror}", todo="check the path") from None
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path} is no JSON", expected="encoding speeds", todo=_TODO) from None
-    return parse(value, str(path))
-
-
-def check_format(table: EncodingSpeeds, format: str) -> None:
-    """Raise UsageError for a table of another format.
-
-    Args:
-        table: That was named.
-        format: That is asked for.
-    """
-    if table.format != format:
-        raise UsageError(
-            f"costs of encodings of {table.format} say nothing of {format}",
-            expected=f"a table of {format}",
-            todo=f"`kanna bench SRC --encodings --format {format} --export FILE` writes one",
-        )
-
-
-def parse(value: object, file: str) -> EncodingSpeeds:
-    """The same from a JSON value.
-
-    Args:
-        value: The object.
-        file: Where it was read, for errors.
-    """
-    top = TypedObject.of(value, file, _TODO)
-    if top.get("kind", _NAME, "") != KIND:
-        raise FormatError(f"{file} holds no encoding speeds", expected=f"kind = {KIND}", todo=_TODO)
-    generation = _costs(top, "generation")
-    if not generation:
-        raise FormatError(f"{file} names no encoding in generation", todo=_TODO)
-    ends, spread = typed.listed(_COST, 2), top.part("spread")
-    pairs = {name: spread.need(name, ends) for name in spread.values}
-    return EncodingSpeeds(
-        machine=top.get("machine", _NAME, ""),
-        build=top.get("build", _NAME, ""),
-        threads=top.get("threads", typed.whole(), 0),
-        shapes=top.get("shapes", _NAME, ""),
-        token=top.need("token", typed.number(0, 1e9)),
-        prompt_token=top.get("prompt_token", typed.number(0, 1e9), 0.0),
-        generation=generation,
-        head=_costs(top, "head"),
-        prompt=_costs(top, "prompt"),
-        spread={name: (pair[0], pair[-1]) for name, pair in pairs.items() if pair},
-        by_shape=_by_shape(top, "by_shape"),
-        prompt_by_shape=_by_shape(top, "prompt_by_shape"),
-        error=top.get("error", typed.number(0, 1e3), None),
-        basis=top.get("basis", _NAME, "measured"),
-        format=top.get("format", _NAME, "gguf"),
-    )
-
-
-def _costs(top: TypedObject, key: str) -> dict[str, float]:
-    part = top.part(key)
-    return {encodings.get(name).name: part.need(name, _COST) for name in part.values}
-
-
-def _by_shape(top: TypedObject, key: str) -> dict[str, dict[str, float]]:
-    part = top.part(key)
-    return {shape: _costs(part, shape) for shape in part.values}

@@ -32,14 +32,15 @@ class Outside:
 def admits(choice: TargetChoice, encoding: str, shape: Sequence[int]) -> bool:
     """Whether the backend multiplies a tensor in an encoding.
 
-    Vectors and whole numbers are not multiplied as matrices: they are always admitted.
+    Vectors and whole numbers are not multiplied as matrices: they are always admitted, and so is
+    all of a format that llama.cpp does not load. Its runtime multiplies what kanna writes for it.
 
     Args:
         choice: The device and its backend.
         encoding: Name of the encoding.
         shape: Of the tensor, its columns last.
     """
-    if len(shape) < 2 or encoding in _WHOLE:
+    if len(shape) < 2 or encoding in _WHOLE or not choice.is_profiled:
         return True
     multiple = choice.backend.alignment
     if multiple is not None and encoding not in _FLOATS and shape[-1] % multiple.value:

@@ -15,7 +15,8 @@ from kanna._util import folders, verified
 from kanna.errors import KannaError
 from kanna.formats.base import Format
 from kanna.hardware.cpu import cpu, default_threads
-from kanna.hardware.encoding_speed import EncodingSpeeds, parse
+from kanna.hardware.encoding_speed import EncodingSpeeds
+from kanna.hardware.encoding_speed_file import parse
 from kanna.model import Model
 
 _VERSION = 1

@@ -28,6 +28,7 @@ class OperatorTable:
         refused: Encodings that it was asked to multiply and does not, of either kind.
         cache: Types that its attention reads keys and values in.
         documented: Encodings that its page names and its table does not have.
+        formats: Names of the formats that llama.cpp loads; of others the table says nothing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class OperatorTable:
     refused: frozenset[str]
     cache: frozenset[str]
     documented: frozenset[str] = frozenset()
+    formats: frozenset[str] = frozenset({"gguf"})
 
     def multiplies(self, encoding: str, *, stacked: bool = False) -> bool:
         """Whether the table says that weights in an encoding are multiplied.

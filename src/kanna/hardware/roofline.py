@@ -49,7 +49,7 @@ class Traffic:
 
 
 def predict(choice: TargetChoice, traffic: Traffic) -> PredictedSpeed:
-    """Predict speed from what a token reads and multiplies.
+    """Predict speed from what a token reads and multiplies; nothing where no figures are of it.
 
     Args:
         choice: The device and its backend.
@@ -57,6 +57,8 @@ def predict(choice: TargetChoice, traffic: Traffic) -> PredictedSpeed:
     """
     backend = choice.backend
     prompt = generation = None
+    if not choice.is_profiled:
+        return PredictedSpeed(generation=None, prompt=None, error=None)
     if backend.gigaflops is not None and traffic.weights > traffic.head:
         operations = 2 * (traffic.weights - traffic.head)
         # A step takes a batch of tokens, which share what no weight accounts for.

@@ -17,7 +17,7 @@ from kanna.calibration import TOKENS
 from kanna.calibration.devices import check_device, torch_threads
 from kanna.errors import UsageError
 from kanna.executors.parts import PartsPlace, Settings
-from kanna.hardware import targets
+from kanna.hardware import device_speeds
 from kanna.optimization import adapters, pipeline
 from kanna.optimization.context import Context
 from kanna.optimization.dry_run import dry_run as forecast_only
@@ -164,7 +164,7 @@ def optimize(
         SourceError: The tracking server does not answer.
     """
     _check_format(format)
-    chosen = targets.choose_for(target, format or formats.DEFAULT)
+    chosen = device_speeds.choose_for(target, format or formats.DEFAULT)
     limit = optional_size(memory)
     if chosen is not None and all(one is None for one in (size, bpw, like, limit)):
         limit = chosen.memory

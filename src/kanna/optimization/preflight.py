@@ -13,6 +13,7 @@ from kanna._util.units import format_size
 from kanna.calibration import texts
 from kanna.calibration.self_generated import SELF
 from kanna.errors import UsageError
+from kanna.escaping import argument
 from kanna.evaluation.windows import read_text
 from kanna.optimization import adapters
 from kanna.optimization.adapters.base import Adapter
@@ -92,8 +93,13 @@ def check_request(
 def _check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
     """Raise UsageError for a budget of memory in a format that knows none."""
     if request.memory is not None and not adapter.supports_memory:
+        where = f" --target {request.target}" if request.target else ""
         raise UsageError(
-            f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
+            f"{'a target alone is its memory, which' if where else '--memory'} has no use for "
+            f"{adapter.format}",
+            expected="one of --size, --bpw and --like",
+            todo=f"`kanna fit {argument(request.source)} --format {adapter.format}{where}` shows "
+            "what fits its memory",
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kanna import formats
 from kanna.benchmark import costs
-from kanna.hardware import device_speeds, encoding_speed, measured_speed
+from kanna.hardware import device_speeds, encoding_speed, encoding_speed_file, measured_speed
 from kanna.model import Model
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.context import Context
@@ -55,11 +55,11 @@ def speed_goal(
     if not request.counts_speed:
         return None
     if request.speeds is not None:
-        table = encoding_speed.read(Path(request.speeds))
-        encoding_speed.check_format(table, request.format)
+        table = encoding_speed_file.read(Path(request.speeds))
+        encoding_speed_file.check_format(table, request.format)
     elif request.chosen_target is not None:
         target = request.chosen_target
-        table = device_speeds.of_target(target, request.format, model)
+        table = device_speeds.of_target(target, model)
         table = table or encoding_speed.of_target(target)
     else:
         table = costs.measure_encodings(

@@ -16,7 +16,7 @@ from kanna.errors import UsageError
 from kanna.families import towers
 from kanna.formats.base import Format
 from kanna.formats.memory import CONTEXT, buffer_bytes, cache_bytes
-from kanna.hardware import device_speeds, encoding_speed, measured_speed, targets
+from kanna.hardware import device_speeds, encoding_speed_file, measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.mask import outside
 from kanna.hardware.memory import memory as machine_memory
@@ -32,6 +32,7 @@ from kanna.recommendation import (
 )
 from kanna.sizing.closeness import MeasuredCloseness, recall
 from kanna.sizing.rows import FitRow, rows
+from kanna.sizing.speed_notes import speed_notes, target_notes
 from kanna.sources import Source, open_source
 
 __all__ = ["FitResult", "FitRow", "buffer_bytes", "cache_bytes", "fit", "room"]
@@ -126,7 +127,7 @@ def fit(
     if format not in formats.runnable():
         raise UsageError(f"no presets of {format!r}", expected=", ".join(formats.runnable()))
     chosen = formats.get(format)
-    device = targets.choose_for(target, chosen.name)
+    device = device_speeds.choose_for(target, chosen.name)
     if context is None:
         context = device.context if device is not None else CONTEXT
     if context < 1:
@@ -157,7 +158,7 @@ def fit(
             f"{chosen.runtime_title} drafts with it"
         )
     notes += target_notes(device, measured=table is not None)
-    notes += _speed_notes(model, table) if table is not None else []
+    notes += speed_notes(model, table) if table is not None else []
     if chosen.size_note:
         notes.append(chosen.size_note)
     stored = ((name, t.dtype, t.shape) for name, t in model.tensors.items())
@@ -182,22 +183,12 @@ def _speeds(
 ) -> EncodingSpeeds | None:
     """Costs of encodings that were named, or measured here or on the device; None: estimated."""
     if file is not None:
-        table = encoding_speed.read(Path(file))
-        encoding_speed.check_format(table, format.name)
+        table = encoding_speed_file.read(Path(file))
+        encoding_speed_file.check_format(table, format.name)
         return table
     if device is None:
         return measured_speed.cached(model, format)
-    return device_speeds.of_target(device, format.name, model)
-
-
-def _speed_notes(model: Model, table: EncodingSpeeds) -> list[str]:
-    """Where speeds come from, and how far they may be off."""
-    other = table.shapes and table.shapes != measured_speed.shapes_mark(model)
-    shapes = " at the shapes of another model" if other else ""
-    error = f", within a factor of {1 + table.error:.3g}" if table.error else ""
-    threads = f" with {table.threads} thread{'s' * (table.threads > 1)}" if table.threads else ""
-    measured = f"measured on {table.machine}{threads}{shapes}{error}"
-    return [f"tokens/s by costs of encodings that were {measured}"]
+    return device_speeds.of_target(device, model)
 
 
 def room(model: Model, among: Sequence[str], context: int = CONTEXT) -> int:
@@ -259,35 +250,6 @@ def _candidates(
         )
         for row in fitted
     ]
-
-
-def target_notes(device: TargetChoice | None, *, measured: bool = False) -> list[str]:
-    """What a user of a target should know of its figures.
-
-    Args:
-        device: The device and its backend; None: this machine.
-        measured: Whether speed is by costs of encodings that were measured.
-    """
-    if device is None:
-        return []
-    table, error = device.operators, device.backend.error
-    notes = [
-        f"{device.name}: encodings by llama.cpp's operator table of {table.date}; a preset with "
-        "tensors outside it would run partly on the CPU, and does not fit"
-    ]
-    if table.documented:
-        newer = ", ".join(sorted(table.documented))
-        notes.append(f"llama.cpp's page of this backend names {newer} too; its table does not")
-    if measured:
-        return notes
-    if device.backend.efficiency is None or error is None:
-        notes.append(f"no speed was measured on {device.name}: tokens/s are not known")
-    else:
-        notes.append(
-            f"speeds of {device.name} are predicted, within a factor of {1 + error.value:.3g}: "
-            f"{error.source}"
-        )
-    return notes
 
 
 def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:

@@ -10,6 +10,7 @@ from kanna._util.units import precision_class
 from kanna.conversion import sizes
 from kanna.conversion.base import SizedPlan
 from kanna.errors import KannaError, UnsupportedError, UsageError
+from kanna.families import hf_names
 from kanna.formats.base import Format
 from kanna.hardware import estimate_tps
 from kanna.hardware.encoding_speed import EncodingSpeeds
@@ -177,7 +178,9 @@ def _measured(
     """Tokens per second by costs that were measured; None where one of them is not known."""
     if speeds is None:
         return None
-    chosen = {entry.name: entry.encoding.name for entry in sized.entries}
+    # A folder has the names of Hugging Face; a graph that kanna writes those of a GGUF.
+    ours = {theirs: own for own, theirs in hf_names(model).items()}
+    chosen = {ours.get(e.name, e.name): e.encoding.name for e in sized.entries}
     work = matrix_work(model)
     predicted = speeds.predict((chosen[n], w) for n, w in work.items() if n in chosen)
     return None if predicted.generation is None else predicted

@@ -7,6 +7,7 @@ Each file beside this one that exports COSTS measures them for one format; table
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kanna import formats
@@ -117,7 +118,7 @@ def measure_encodings(
         progress.start("encodings", len(absent) + 1, "encodings")
         try:
             if table is None:
-                table = bench.base()
+                table = replace(bench.base(), backend=costs.backend())
                 measured_speed.keep(table, model, record)
             progress.advance(1, bench.usual)
             for name in absent:

@@ -42,6 +42,11 @@ class CostBench(Protocol):
         ...
 
 
+def the_cpu() -> str:
+    """Where runtimes multiply whose costs are of the processor alone."""
+    return "cpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """How costs are measured for a format; a file beside this one exports one under its name.
@@ -50,11 +55,13 @@ class Costs:
         encodings: Those of a model that `optimize` looks at.
         open: Begins to measure: a source, its model, threads, a folder for what is timed.
         require: Raises MissingError where the runtime is not installed.
+        backend: The processor on which the runtime multiplies here, as a target names it.
     """
 
     encodings: Callable[[Model], Sequence[str]]
     open: Callable[[Source, Model, int, Path], CostBench]
     require: Callable[[], object]
+    backend: Callable[[], str] = the_cpu
 
 
 @dataclass(frozen=True, slots=True)

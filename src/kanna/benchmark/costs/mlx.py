@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings
+from kanna.benchmark.costs.base import the_cpu
 from kanna.benchmark.costs.products import product_costs
 from kanna.benchmark.skeleton import one_of_many
 from kanna.encodings.base import Encoding
@@ -62,4 +63,13 @@ def _matrix(
     return mx.array(np.ascontiguousarray(codes).view(np.uint32)), beside
 
 
-COSTS = product_costs("mlx", multiplier, presets.candidates)
+def _backend() -> str:
+    """The GPU where mlx has one, in the words of target profiles."""
+    import mlx.core as mx
+
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return the_cpu()
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+COSTS = product_costs("mlx", multiplier, presets.candidates, _backend)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kanna import conversion, encodings, formats, runtimes
 from kanna._util.processes import ask
-from kanna.benchmark.costs.base import LEAST_ERROR, Clock, Costs
+from kanna.benchmark.costs.base import LEAST_ERROR, Clock, Costs, the_cpu
 from kanna.benchmark.load import LoadMeter
 from kanna.conversion import ConversionRequest, WriteOptions
 from kanna.errors import UnsupportedError
@@ -69,7 +69,10 @@ class ProductCosts(Costs):
 
 
 def product_costs(
-    format: str, multiplier: Multiplier, encodings: Callable[[Model], Sequence[str]]
+    format: str,
+    multiplier: Multiplier,
+    encodings: Callable[[Model], Sequence[str]],
+    backend: Callable[[], str] = the_cpu,
 ) -> ProductCosts:
     """The record of a format.
 
@@ -77,12 +80,14 @@ def product_costs(
         format: Its name.
         multiplier: Makes products in its runtime.
         encodings: Those of a model that `optimize` looks at.
+        backend: Where its runtime multiplies here.
     """
     runtime = runtimes.get(formats.get(format).runtime)
     return ProductCosts(
         encodings=encodings,
         open=partial(ProductBench, format, encodings),
         require=runtime.load,
+        backend=backend,
         multiplier=multiplier,
     )
 

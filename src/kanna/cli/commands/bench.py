@@ -147,18 +147,14 @@ def _energy_note(rows: list[dict[str, Any]]) -> str:
 def _draw_costs(screen: Console, data: dict[str, Any]) -> None:
     """A table of encodings for every model."""
     from kanna.cli.ui import table
-    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows
+    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows, cost_title
 
     for costs in data["speeds"]:
         made = table(*COST_COLUMNS)
         for row in cost_rows(costs):
             made.add_row(*row)
         screen.print(made)
-        error = f"; tokens/s of presets within {costs['error']:.1%}" if costs["error"] else ""
-        screen.print(
-            f"Microseconds per million weights on {costs['machine']}, {costs['build']}, threads: "
-            f"{costs['threads']}; {costs['token']:.0f} µs of a token are no weight's{error}."
-        )
+        screen.print(f"{cost_title(costs)}.")
 
 
 def _bytes(name: str) -> Callable[[dict[str, Any]], str]:

@@ -317,12 +317,15 @@ def _target(target: dict[str, Any] | None) -> str:
     """`raspberry-pi-5-8gb:cpu: 0 tensors outside its encodings; 4.9 tokens/s predicted`."""
     if target is None:
         return ""
-    line = f"{target['name']}: {target['outside']} tensors outside its encodings"
+    line = target["name"]
+    if target["outside"] is not None:
+        line += f": {target['outside']} tensors outside its encodings"
     if (speed := target["tokens_per_second"]) is not None:
         prompt = target["prompt_tokens_per_second"]
         also = f", {prompt:,.0f} of a prompt" if prompt else ""
-        line += f"; {speed:.1f} tokens/s{also} predicted, within a factor of "
-        line += f"{1 + target['speed_error']:.3g}"
+        error = target["speed_error"]
+        within = f", within a factor of {1 + error:.3g}" if error is not None else ""
+        line += f"; {speed:.1f} tokens/s{also} predicted{within}"
     return line
 
 

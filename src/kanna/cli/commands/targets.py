@@ -21,25 +21,35 @@ if TYPE_CHECKING:
     "--measure", is_flag=True, help="Measure this machine and add it to the devices as NAME."
 )
 @click.option(
+    "--format",
+    metavar="FORMATS",
+    shell_complete=shells.format_names,
+    help="With --measure: what encodings cost in the runtimes of these formats, by comma: gguf, "
+    "onnx, mlx, openvino; minutes each. [default: only what was measured here before]",
+)
+@click.option(
+    "--model",
+    type=options.MODEL,
+    help="With --format: the model at whose shapes that is. [default: builtin:stories15m]",
+)
+@click.option(
     "--speeds",
     type=options.FILE,
     help="Costs of encodings that `kanna bench SRC --encodings --export` measured on the device: "
     "`fit` and `optimize` predict its speed by them from then on.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the device of that name.")
-def targets_command(
-    terminal: Terminal, name: str | None, measure: bool, speeds: str | None, overwrite: bool
-) -> None:
+@options.offline
+def targets_command(terminal: Terminal, name: str | None, **choices: Any) -> None:
     """List the devices that --target takes, or show all figures of one with their sources.
 
     A device has memory, bandwidth and backends, each with the encodings that llama.cpp multiplies
     there. Your own lie in the folder `targets` of the configuration folder; --measure writes one of
     this machine.
     """
-    from kanna.hardware.listing import targets
+    from kanna.devices import targets
 
-    shown = targets(name, measure=measure, speeds=speeds, overwrite=overwrite)
-    terminal.result(shown, _draw)
+    terminal.result(targets(name, **choices, progress=terminal.progress()), _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -68,6 +78,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
 
 def _draw_profile(screen: Console, devices: list[dict[str, Any]]) -> None:
     """The devices of a profile: they differ in their memory alone."""
+    from kanna import formats
     from kanna.cli.ui import table
 
     first = devices[0]
@@ -89,10 +100,12 @@ def _draw_profile(screen: Console, devices: list[dict[str, Any]]) -> None:
             if backend["instead"]:
                 screen.print(f"  instead: {backend['instead']}", markup=False)
             continue
+        others = [format for format in backend["formats"] if format != formats.DEFAULT]
+        beside = f"; runs {', '.join(others)}, too" if others else ""
         screen.print(
             f"{name}: weights in {', '.join(backend['encodings'])}; cache in "
             f"{', '.join(backend['cache'])} (llama.cpp's table {backend['operators']}, "
-            f"{backend['date']})"
+            f"{backend['date']}){beside}"
         )
 
 
@@ -104,12 +117,12 @@ def _figure(one: dict[str, Any]) -> tuple[str, str, str]:
 
 def _draw_costs(screen: Console, costs: dict[str, Any]) -> None:
     from kanna.cli.ui import table
-    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows
+    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows, cost_title
 
     made = table(*COST_COLUMNS)
     for row in cost_rows(costs):
         made.add_row(*row)
-    screen.print(f"\nMicroseconds per million weights on {costs['machine']}, {costs['build']}")
+    screen.print(f"\n{cost_title(costs)}")
     screen.print(made)
 
 

@@ -22,7 +22,6 @@ __all__ = [
     "Figure",
     "DeviceProfile",
     "choose",
-    "choose_for",
     "device",
     "devices",
     "files",
@@ -80,24 +79,6 @@ def choose(text: str) -> TargetChoice:
     assert chosen is not None, "a profile has a backend"
     choice = TargetChoice(target=target, backend=chosen)
     _ = choice.operators  # says why there is none
-    return choice
-
-
-def choose_for(text: str | None, format: str) -> TargetChoice | None:
-    """The same for a format; None for none.
-
-    Raises:
-        UsageError: As `choose`, or nothing is known of the format on that backend.
-    """
-    if text is None:
-        return None
-    choice = choose(text)
-    if format not in choice.backend.formats:
-        raise UsageError(
-            f"nothing is known of what {choice.name} multiplies in {format}",
-            expected=" or ".join(choice.backend.formats),
-            todo="leave out --target, and give --memory",
-        )
     return choice
 
 

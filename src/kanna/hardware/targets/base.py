@@ -13,7 +13,7 @@ from kanna.hardware.operators import OperatorTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceBackend:
-    """A processor of a device, as llama.cpp reaches it.
+    """A processor of a device, as llama.cpp reaches it, whose operators and speeds it says.
 
     Attributes:
         name: Such as `cpu` or `vulkan`.
@@ -85,10 +85,17 @@ class DeviceProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetChoice:
-    """A device and the backend of it that is used: what `--target` names."""
+    """A device and the backend of it that is used: what `--target` names.
+
+    Attributes:
+        target: The device.
+        backend: Its processor.
+        format: Name of the format whose runtime multiplies there.
+    """
 
     target: DeviceProfile
     backend: DeviceBackend
+    format: str = "gguf"
 
     @property
     def name(self) -> str:
@@ -111,6 +118,11 @@ class TargetChoice:
         return self.backend.operators
 
     @property
+    def is_profiled(self) -> bool:
+        """Whether the profile's operators and speeds, which are llama.cpp's, are of the format."""
+        return self.format in self.operators.formats
+
+    @property
     def memory(self) -> int:
         """Bytes that weights, cache and buffers may take."""
         own = self.backend.memory
@@ -127,15 +139,17 @@ class TargetChoice:
         return self.target.context.value
 
     def to_dict(self) -> dict[str, Any]:
-        """What results say of it."""
-        table = self.operators
+        """What results say of it; no encodings where nothing says that others are refused."""
+        table, profiled = self.operators, self.is_profiled
+        source = f"{table.name} of llama.cpp {table.version}, {table.date}"
         return {
             "name": self.name,
             "title": self.target.title,
             "backend": self.backend.name,
+            "format": self.format,
             "memory": self.memory,
             "bandwidth": self.bandwidth,
-            "encodings": sorted(table.matrices),
-            "cache": sorted(table.cache),
-            "operators": f"{table.name} of llama.cpp {table.version}, {table.date}",
+            "encodings": sorted(table.matrices) if profiled else [],
+            "cache": sorted(table.cache) if profiled else [],
+            "operators": source if profiled else "",
         }

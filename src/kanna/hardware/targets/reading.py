@@ -7,7 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from kanna import formats
 from kanna._util import typed
+from kanna._util.nearest import nearest
 from kanna._util.typed import FieldKind, TypedObject
 from kanna._util.units import format_size, parse_size
 from kanna.errors import FormatError, UsageError
@@ -123,7 +125,7 @@ def _backend(name: str, fields: TypedObject) -> DeviceBackend:
     return DeviceBackend(
         name=name,
         operators=_operators(fields),
-        formats=tuple(fields.get("formats", typed.listed(TEXT), ["gguf"])),
+        formats=_formats(fields),
         unavailable=fields.get("unavailable", TEXT, ""),
         instead=fields.get("instead", TEXT, ""),
         efficiency=part.optional("efficiency", typed.number(0.01, 1.0)),
@@ -141,6 +143,20 @@ def _error(part: ProfilePart) -> Figure[float] | None:
     if "efficiency" in part.fields or "gigaflops" in part.fields:
         return part.figure("error", kind(0.01, 3.0))
     return part.optional("error", kind(0.01, 3.0))
+
+
+def _formats(fields: TypedObject) -> tuple[str, ...]:
+    """Names of the formats that a backend runs; those that no runtime of kanna runs are none."""
+    known = formats.runnable()
+    named = fields.get("formats", typed.listed(TEXT, len(known)), [formats.DEFAULT])
+    for name in named:
+        if name not in known:
+            raise FormatError(
+                f"{fields.file} has {fields.inside}formats with {name!r}{nearest(name, known)}",
+                expected=", ".join(known),
+                todo=_TODO,
+            )
+    return tuple(named)
 
 
 def _operators(fields: TypedObject) -> OperatorTable | None:
