@@ -26,7 +26,7 @@ from kanna.sources import open_source
 FOLDERS = [name for name in costs.names() if not formats.get(name).suffix]
 QUICK = {
     "mlx": {"affine4g32_f16", "f16"},
-    "onnx": {"nbits4g32", "nbits8g128s"},
+    "onnx": {"nbits4g32", "nbits8g32", "nbits8g128s"},
     "openvino": {"nbits4g32", "f16"},
 }
 MODULES = {"mlx": "mlx_lm", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         tiny_models.make("llama", folder / "tiny")
         patch.setenv("KANNA_CACHE", str(folder / "cache"))
         patch.setattr(mlx, "_WIDTHS", ((4, 32),))
-        patch.setattr(onnx, "CANDIDATES", ("nbits4g32", "nbits8g128s"))
+        patch.setattr(onnx, "CANDIDATES", ("nbits4g32", "nbits8g32", "nbits8g128s"))
         patch.setattr(openvino, "CANDIDATES", ("nbits4g32", "f16"))
         patch.setattr(products, "ROUNDS", 2)
         patch.setattr(products, "TOKENS", (4, 8))
@@ -81,6 +81,7 @@ def test_costs_are_measured_kept_and_used(
     monkeypatch.setattr(measured_speed, "default_threads", lambda: 1)
     fitted = kanna.fit(home / "tiny", memory="1GB", format=format)
     assert any("costs of encodings" in note for note in fitted.notes)
+    assert any(row.speed_error == made["error"] for row in fitted.rows)
     generation = kept.generation
     plain = {n: max(QUICK[format], key=lambda e: generation[e]) for n in work}
     speed = kept.predict((plain[n], w) for n, w in work.items())

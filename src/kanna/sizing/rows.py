@@ -182,6 +182,9 @@ def _measured(
     ours = {theirs: own for own, theirs in hf_names(model).items()}
     chosen = {ours.get(e.name, e.name): e.encoding.name for e in sized.entries}
     work = matrix_work(model)
+    if chosen.keys().isdisjoint(work):  # a folder has the names of Hugging Face
+        ours = {theirs: own for own, theirs in hf_names(model).items()}
+        chosen = {ours.get(name, name): encoding for name, encoding in chosen.items()}
     predicted = speeds.predict((chosen[n], w) for n, w in work.items() if n in chosen)
     return None if predicted.generation is None else predicted
 
