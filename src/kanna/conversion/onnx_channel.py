@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -114,22 +115,38 @@ class ChannelSizes(NBitsSizes):
         sized, room = self.sized_nodes(nodes), self._room.get(plan.activation_codes or "products")
         if room is None or self._float is None:
             return sized
-        return replace(sized, file_bytes=room.of(self.bits(nodes, self._float)))
+        return replace(sized, file_bytes=room.of(self.bits(nodes, self._matrices)))
 
-    def bits(self, nodes: NodePlan, graph: Path) -> dict[str, int]:
-        """Bits of the codes of every matrix in a graph, by its initializer.
+    @cached_property
+    def _matrices(self) -> Mapping[str, str]:
+        return self.matrices(self._float) if self._float else {}
+
+    def matrices(self, graph: Path) -> dict[str, str]:
+        """What a float graph multiplies by: GGUF names by initializer; of q, k and v that of q.
+
+        Args:
+            graph: model.onnx of it.
+        """
+        names: dict[str, str] = {}
+        for node in files.load(graph).graph.node:
+            held = quantize.sources(node.input[1], self.tensors) if node.op_type == "MatMul" else []
+            if held:
+                names[node.input[1]] = self.gguf_names[held[0]]
+        return names
+
+    def bits(self, nodes: NodePlan, matrices: Mapping[str, str]) -> dict[str, int]:
+        """Bits of the codes of every matrix that has some, by its initializer.
 
         Args:
             nodes: The plan.
-            graph: model.onnx of the float graph.
+            matrices: Of the float graph.
         """
-        bits: dict[str, int] = {}
-        for node in files.load(graph).graph.node:
-            held = quantize.sources(node.input[1], self.tensors) if node.op_type == "MatMul" else []
-            entry = nodes.entries[self.gguf_names[held[0]]] if held else None
-            if entry is not None and (width := channel.bits_of(entry.encoding.name)):
-                bits[node.input[1]] = width
-        return bits
+        widths = {
+            initializer: channel.bits_of(nodes.entries[name].encoding.name)
+            for initializer, name in matrices.items()
+            if name in nodes.entries
+        }
+        return {initializer: bits for initializer, bits in widths.items() if bits}
 
 
 class ChannelConversion(DerivedConversion):
@@ -185,7 +202,7 @@ class ChannelConversion(DerivedConversion):
 
     def by_matrix(self, graph: Path) -> dict[str, int]:
         """Bits of the matrices of the plan."""
-        return self.sizes.bits(self.nodes, graph)
+        return self.sizes.bits(self.nodes, self.sizes.matrices(graph))
 
     def calibration_ids(self) -> NDArray[np.int64] | None:
         """The built-in calibration text, unless values stand for nothing."""
