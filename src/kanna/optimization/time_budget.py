@@ -13,6 +13,7 @@ from kanna._util.disk import folder_size
 from kanna._util.units import format_size
 from kanna.calibration import TOKENS, texts
 from kanna.errors import KannaError, OutputError, UsageError
+from kanna.formats.onnx.static_shapes import StaticShape
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
 from kanna.optimization.forecast.encoding_work import vectors
@@ -97,6 +98,7 @@ def extent_of(
         timed=untimed(request, adapter),
         passes=1 + len(request.adapter) * request.apart,
         kinds=texts.kinds(request.calibration),
+        static=StaticShape.parse(request.static) if request.static else None,
     )
 
 

@@ -21,6 +21,7 @@ from kanna._util.units import parse_duration
 from kanna.calibration import texts, windows
 from kanna.cli.main import cli
 from kanna.errors import MissingError, OutputError, UsageError
+from kanna.formats.onnx.static_shapes import StaticShape
 from kanna.hardware.accelerators import Accelerator
 from kanna.optimization import STAGES, deadline, forecast, time_budget
 from kanna.optimization.context import Context
@@ -161,6 +162,17 @@ def test_a_cache_that_is_judged_at_the_end_of_its_context_counts() -> None:
     assert {name: s for name, s in none.items() if name != "allocate"} == {
         name: s for name, s in long.items() if name != "allocate"
     }
+
+
+def test_graphs_of_fixed_shapes_count_each_folder_and_their_context() -> None:
+    codes = replace(_extent(), candidates=("int4_channel", "int8_channel"))
+    file, short, long = (
+        _seconds(replace(codes, static=static))
+        for static in (None, StaticShape(64, 256), StaticShape(64, 2048))
+    )
+    assert 2 * file["write"] < short["write"] < 0.8 * long["write"]
+    few = replace(codes, candidates=("int8_channel",), static=StaticShape(64, 256))
+    assert _seconds(few)["write"] < short["write"], "fewer steps are tried for 8 bits"
 
 
 def test_encodings_that_are_timed_first_count(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
 BITS = (4, 8)
-_TRIED = {8: np.linspace(0.9, 1.0, 3), 4: np.linspace(0.5, 1.0, 26)}
+TRIED = {8: np.linspace(0.9, 1.0, 3), 4: np.linspace(0.5, 1.0, 26)}
 """Shares of the step that holds the largest value, by bits of a weight."""
 _SCALE = 4
 """Bytes of a scale."""
@@ -40,7 +40,7 @@ def searched_scales(weight: F32, squares: F32, bits: int) -> F32:
         bits: Of a code, whose lowest one is not used.
     """
     full = plain_scales(weight, bits)
-    shares = _TRIED[bits]
+    shares = TRIED[bits]
     errors = [
         squares @ np.square(nearest(weight, step, bits) * step - weight)
         for step in ((full * share).astype(np.float32) for share in shares)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kanna.calibration.second_moments import HELD_TOKENS
 from kanna.calibration.windows import HELD_OUT
 from kanna.evaluation.windows import DEFAULT_WINDOWS
+from kanna.formats.onnx.static_shapes import StaticShape
 from kanna.optimization.request import Effort
 
 
@@ -25,6 +26,7 @@ class SearchExtent:
         threads: Cores that are used.
         probes: Whether the format measures kinds of matrices in its runtime.
         levels: Whether rounded inputs are measured by kind of product.
+        static: Shapes of the graphs that are written; None: a file or a graph of any length.
         swaps: Trials of the local search at most.
         corrects: Whether values are chosen again by what quantized layers before them give.
         tunes: Whether scales are tuned.
@@ -52,6 +54,7 @@ class SearchExtent:
     passes: int = 1
     kinds: int = 1
     levels: bool = False
+    static: StaticShape | None = None
 
     def held_windows(self, window: int) -> int:
         """Windows of so many tokens that are held out: none of a kind that has few."""

@@ -6,9 +6,11 @@ a machine scale them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from kanna import encodings
+from kanna.encodings.grouped import channel
 from kanna.optimization.forecast.rates import MachineRates
 
 # Encodings by their first letters → searches of Q4_K that one search takes, and columns that a
@@ -41,6 +43,13 @@ _TAKEN = (
     "q6_k",
 )
 """What plans take: others of about as many bits come less close."""
+_CHANNEL_STEP, _CHANNEL_PASS, _CHANNEL_PASSES = 80, 1900, 2
+"""Bytes read and written of a weight with a scale per channel: for each step that is tried, and for
+each of the passes that round it."""
+_CHANNEL_PRODUCTS = 6
+"""Operations of such a pass, for each weight and column."""
+_CHANNEL_ROW, _CHANNEL_OUTPUTS = 1.2e-4, 1024
+"""CPU seconds of Python for an input of so many outputs, in each pass."""
 _SPREAD = 1.5
 """Bits that matrices of a plan have more or fewer than all weights have on average."""
 
@@ -56,6 +65,8 @@ def vectors(name: str) -> bool:
 
 def search_seconds(name: str, weights: float, rates: MachineRates) -> float:
     """CPU seconds of `search`."""
+    if (bits := channel.bits_of(name)) is not None:
+        return weights * _CHANNEL_STEP * len(channel.TRIED[bits]) / rates.copied
     if encodings.get(name).block == 1:
         return weights * 8 / rates.copied
     return weights * _kind(name)[0] / rates.search
@@ -65,8 +76,18 @@ def gptq_seconds(name: str, weights: float, block: int, rates: MachineRates) -> 
     """CPU seconds of `gptq` for weights in blocks of so many columns, without factors."""
     if encodings.get(name).block == 1:
         return weights * 8 / rates.copied
+    if channel.bits_of(name) is not None:
+        return search_seconds(name, weights, rates) + _channel_passes(weights, block, rates)
     passes = weights * (_GROWS * block + _kind(name)[1]) / rates.feedback
     return search_seconds(name, weights, rates) + passes
+
+
+def _channel_passes(weights: float, block: int, rates: MachineRates) -> float:
+    """CPU seconds of the passes of kanna.methods.channel_codes."""
+    parts = math.ceil(weights / block / _CHANNEL_OUTPUTS)
+    each = weights * _CHANNEL_PRODUCTS * block / rates.products
+    each += weights * _CHANNEL_PASS / rates.copied
+    return _CHANNEL_PASSES * (each + rates.slowness * _CHANNEL_ROW * block * parts)
 
 
 def factor_seconds(columns: int, block: int, rates: MachineRates) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from kanna import encodings
 from kanna.optimization import measure as costs
+from kanna.optimization.forecast import static_work
 from kanna.optimization.forecast.calibration_work import TORCH, TORCH_BYTES, forward, read
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import (
@@ -206,6 +207,8 @@ def attended(shapes: ModelShapes, tokens: int, rates: MachineRates) -> float:
 
 def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The file, and the plain preset of that size."""
+    if extent.static is not None:
+        return static_work.write(shapes, extent, rates)
     size = shapes.parameters * extent.bits / 8
     plain = sum(
         search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
