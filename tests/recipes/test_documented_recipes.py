@@ -43,3 +43,13 @@ def test_the_page_names_every_output_and_figure() -> None:
         verb = verbs.get(name)
         assert re.findall(r"`(\w+)`", outputs.get(name, "")) == list(verb.outputs), name
         assert set(verb.figures) <= set(re.findall(r"`(\w+)`", figures[name])), name
+
+
+def test_the_recipe_for_npus_is_taken(llama: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "npu.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```yaml\n(# npu\.yaml\n.*?)^```", page, re.M | re.S)
+    assert shown is not None
+    (tmp_path / "npu.yaml").write_text(shown[1], encoding="utf-8")
+    (tmp_path / "model").symlink_to(llama)
+    result = kanna.run(tmp_path / "npu.yaml", tmp_path / "out", dry_run=True)
+    assert len(result.planned) == 6

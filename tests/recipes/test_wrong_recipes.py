@@ -151,6 +151,18 @@ WRONG = {
         4,
         "together",
     ),
+    "shapes that are none": (
+        "steps:\n  a:\n    verb: optimize\n"
+        "    with: {source: tiny.gguf, format: onnx, size: 1MB, static: 64x100}\n",
+        4,
+        "chunks of 64 tokens in a context of 100",
+    ),
+    "an NPU without shapes": (
+        "steps:\n  a:\n    verb: optimize\n"
+        "    with: {source: tiny.gguf, format: onnx, size: 1MB, provider: qnn}\n",
+        4,
+        "compiles graphs of fixed shapes alone",
+    ),
     "an unknown target": (
         "steps:\n  a:\n    verb: package\n    with: {artefact: tiny.gguf, to: moon}\n",
         4,

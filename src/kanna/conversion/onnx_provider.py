@@ -16,8 +16,8 @@ from kanna.hardware import providers
 from kanna.hardware.providers import ProviderProfile, placement
 from kanna.plan.onnx_derived import DERIVED
 
-CHANNELS = "w8a16"
-"""The preset whose activations have the codes of every plan per channel."""
+CHANNELS, BYTES = "w8a16", "w8a8"
+"""The preset whose activations have the codes of every plan per channel, and that of 8 bits."""
 _MOST_NAMED = 4
 _CPU = "cpu"
 
@@ -76,18 +76,37 @@ def check_derived(profile: ProviderProfile | None, preset: str) -> None:
     """
     if profile is None or preset not in DERIVED or not DERIVED[preset].calibrator:
         return
-    codes = "uint16" if DERIVED[preset].wide else "uint8"
-    table = profile.operators.types
-    taken = table.get("QuantizeLinear", frozenset[str]())
-    if taken is not None and codes not in taken:
+    if not reads_activations(profile, preset):
+        taken = _activation_types(profile) or ()
         raise PlanError(
-            f"{profile.name} does not read activations of {codes}, which onnx:{preset} has "
-            f"({profile.table})",
+            f"{profile.name} does not read activations of {_activations(preset)}, which "
+            f"onnx:{preset} has ({profile.table})",
             expected=f"codes of {', '.join(sorted(taken)) or 'no kind'}",
-            todo="--preset onnx:w8a8 has codes of 8 bits"
-            if "uint8" in taken
+            todo=f"--preset onnx:{BYTES} has codes of 8 bits"
+            if reads_activations(profile, BYTES)
             else "--preset onnx:fp32",
         )
+
+
+def reads_activations(profile: ProviderProfile, preset: str) -> bool:
+    """Whether a provider reads the codes that a preset's activations have.
+
+    Args:
+        profile: The provider.
+        preset: One of QDQ graphs.
+    """
+    taken = _activation_types(profile)
+    return taken is None or _activations(preset) in taken
+
+
+def _activations(preset: str) -> str:
+    """The type of a preset's activations."""
+    return "uint16" if DERIVED[preset].wide else "uint8"
+
+
+def _activation_types(profile: ProviderProfile) -> frozenset[str] | None:
+    """Codes that a provider makes of activations; None: any."""
+    return profile.operators.types.get("QuantizeLinear", frozenset[str]())
 
 
 def check_channels(profile: ProviderProfile | None, encodings: Iterable[str]) -> None:

@@ -41,6 +41,8 @@ def test_bytes_are_shared_out_among_what_the_npu_multiplies(home: Path) -> None:
     run = invoke(home, "--size", f"{budget}B", "--provider", "qnn")
     assert run.exit_code == 0, run.stderr + run.output
     made = json.loads(run.stdout)
+    written = next(row for row in made["times"] if row["stage"] == "write")
+    assert 0.4 < written["predicted_cpu_seconds"] / written["cpu_seconds"] < 2.5
     artefact = Path(made["artefact"])
     assert folder_size(artefact) == made["file_bytes"] <= budget
     assert {p.name for p in artefact.glob("*.onnx")} == {"prefill.onnx", "decode.onnx"}
@@ -67,6 +69,8 @@ def test_bytes_are_shared_out_among_what_the_npu_multiplies(home: Path) -> None:
     [
         (["--like", "int4"], "16x128", "--like int4"),
         (["--size", "1MB", "--provider", "webgpu"], "16x128", "does not read activations"),
+        (["--size", "1MB", "--provider", "dml"], "16x128",
+         "--preset onnx:w8a8 --static 16x128 --provider dml"),
         (["--size", "1MB", "--provider", "vitisai", "--rule", "ffn_down=int4_channel"], "16x128",
          "does not multiply"),
         (["--size", "1MB", "--min-speed", "3"], "16x128", "fixed shapes"),

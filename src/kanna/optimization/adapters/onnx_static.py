@@ -16,6 +16,7 @@ from kanna.conversion.nbits_sizes import EMBEDDING
 from kanna.conversion.onnx_channel import ChannelConversion, ChannelSizes
 from kanna.encodings.grouped import channel
 from kanna.errors import GateError, PlanError
+from kanna.escaping import argument
 from kanna.formats.onnx import build, files, static_shapes
 from kanna.formats.onnx.code_room import CodeRoom
 from kanna.formats.onnx.static_shapes import StaticShape
@@ -98,7 +99,7 @@ class StaticONNXAdapter(GraphAdapter):
         profile = self.profile
         widths: Sequence[int] = channel.BITS
         if profile is not None:
-            onnx_provider.check_derived(profile, onnx_provider.CHANNELS)
+            self._check_activations(profile, request)
             widths = onnx_provider.code_bits(profile)
             if not widths:
                 raise PlanError(
@@ -117,6 +118,20 @@ class StaticONNXAdapter(GraphAdapter):
             super().constraints(request),
             admits=admits,
             target=profile.name if profile else "a graph of codes with a scale per channel",
+        )
+
+    def _check_activations(self, profile: ProviderProfile, request: OptimizeRequest) -> None:
+        """PlanError where activations have no codes of 16 bits, with what there is instead."""
+        if onnx_provider.reads_activations(profile, onnx_provider.CHANNELS):
+            return
+        if not onnx_provider.reads_activations(profile, onnx_provider.BYTES):
+            onnx_provider.check_derived(profile, onnx_provider.CHANNELS)
+        raise PlanError(
+            f"{profile.name} reads activations of 8 bits and not of 16 ({profile.table}); beside "
+            "those every matrix has 8 bits, and there is nothing to share out",
+            expected="a provider that reads codes of 16 bits",
+            todo=f"kanna convert {argument(request.source)} -o {argument(request.out)} --preset "
+            f"onnx:{onnx_provider.BYTES} --static {self._static} --provider {profile.name}",
         )
 
     def notes(self) -> list[str]:

@@ -25,6 +25,8 @@ from kanna.recipes.verbs.base import (
 
 def _check(options: Mapping[str, Value]) -> None:
     from kanna._util.units import optional_size
+    from kanna.conversion import onnx_provider
+    from kanna.formats.onnx.static_shapes import StaticShape
     from kanna.optimization.request import OptimizeRequest
 
     def size(name: str) -> int | None:
@@ -42,6 +44,9 @@ def _check(options: Mapping[str, Value]) -> None:
         like=like if isinstance(like, str) else None,
         effort=effort if isinstance(effort, str) else "balanced",
     ).check_budget()
+    static, provider = (options.get(name) for name in ("static", "provider"))
+    shapes = str(StaticShape.parse(static)) if isinstance(static, str) else None
+    onnx_provider.wanted(provider if isinstance(provider, str) else None, shapes)
 
 
 def _predict(options: Mapping[str, Value]) -> Prediction:
@@ -83,6 +88,7 @@ VERB = StepVerb(
         "retention": at("retention", "share"),
         "recovered_loss": at("tuning", "recovery", "reported", "after"),
         "task_loss": at("task_loss"),
+        "outside": at("provider", "outside"),
     },
     out=lambda step, _: step,
     resumes=ANY,
