@@ -47,3 +47,21 @@ def test_each_method_is_closer_than_the_one_before(bits: int) -> None:
 
     errors = [error(m, given) for m, given in (("nearest", known), ("search", known))]
     assert error("gptq", known) < error("gptq", split) < errors[1] <= errors[0]
+
+
+@pytest.mark.parametrize("bits", channel.BITS)
+@pytest.mark.parametrize("method", ["nearest", "search"])
+def test_scales_in_half_precision_are_those_that_values_are_read_with(
+    bits: int, method: str
+) -> None:
+    encoding = encodings.get(channel.name_of(bits, half=True))
+    x = np.random.default_rng(2).standard_normal((6, 64)).astype(np.float32)
+    x[0], x[1] = 0, 1e-7
+    data = encoding.encode(x, method=method)
+    assert data.shape == (6, 2 + 64 * bits // 8)
+    scales = data[:, :2].copy().view("<f2").astype(np.float32)
+    values = encoding.decode(data, 64)
+    assert np.isfinite(values).all() and not values[0].any() and (scales > 0).all()
+    codes = values / scales
+    assert np.allclose(codes, np.rint(codes), atol=1e-3)
+    assert np.abs(values - x)[2:].max() <= 1.01 * scales.max()

@@ -83,7 +83,7 @@ def test_the_devices_that_people_ask_for_are_there() -> None:
         ("raspberry-pi-5:", None, ""),
         ("", UsageError, "rtx-4060"),
         ("../secrets", UsageError, "`kanna targets` lists them"),
-        ("intel-core-ultra:npu", UnsupportedError, "OpenVINO"),
+        ("intel-core-ultra:npu", UnsupportedError, "openvino:int4-channel"),
         ("amd-ryzen-ai:xdna", UnsupportedError, "--provider vitisai"),
     ],
 )

@@ -111,8 +111,8 @@ KIND = Kind(
     summary="Encodings: how values are stored",
     about=(
         "Named by `--encoding`, `--rule PATTERN=ENCODING` and in plan files. Those of GGUF are "
-        "listed one by one. MLX and ONNX have kinds of them, in widths, group sizes and types of "
-        "scales: a name of one, such as `affine4g64` or `nbits4g32`, is shown too."
+        "listed one by one. MLX, ONNX and OpenVINO have kinds of them, in widths, group sizes and "
+        "types of scales: a name of one, such as `affine4g64` or `nbits4g32`, is shown too."
     ),
     find=_find,
     more=_more,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna.encodings.base import Encoding
-from kanna.encodings.grouped.channel import bits_of, nearest, searched_scales, stored
+from kanna.encodings.grouped.channel import nearest, parse, searched_scales, stored
 from kanna.methods.hessian import HessianBlock, SecondMoment
 from kanna.model import F32, U8
 
@@ -47,10 +47,10 @@ def encode(encoding: Encoding, x: F32, squares: F32, second_moment: SecondMoment
         squares: Mean square of every input, f32 [cols].
         second_moment: Of the inputs.
     """
-    bits = bits_of(encoding.name)
-    assert bits is not None, encoding.name
-    chosen = choose(np.ascontiguousarray(x.T), squares, second_moment, bits)
-    return stored(np.ascontiguousarray(chosen.codes.T), chosen.scales, bits)
+    kind = parse(encoding.name)
+    assert kind is not None, encoding.name
+    chosen = choose(np.ascontiguousarray(x.T), squares, second_moment, kind.bits)
+    return stored(np.ascontiguousarray(chosen.codes.T), chosen.scales, kind)
 
 
 def choose(weight: F32, squares: F32, second_moment: SecondMoment, bits: int) -> ColumnCodes:

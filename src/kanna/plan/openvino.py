@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
-from kanna.encodings.grouped.nbits import GROUPS
+from kanna.encodings.grouped import channel, nbits, nf4
 from kanna.model import Model, columns
 from kanna.plan import roles
 from kanna.plan.file import Plan, RuleModel
@@ -53,8 +53,10 @@ class Widths:
 
     Attributes:
         bits: Of the matrices of layers; head and embedding have 8.
-        group: Values per scale; a shorter one where it does not divide the rows.
+        group: Values per scale; a shorter one where it does not divide the rows. 0: a scale per
+            row, for all matrices, and codes around 0.
         symmetric: Codes around 0, without a zero of their own per group.
+        normal: Codes of 4 bits are those of nf4.
         more: 8 bits for values and the way down in some layers.
         encoding: A floating type for all of them.
     """
@@ -63,13 +65,14 @@ class Widths:
     bits: int = 0
     group: int = 0
     symmetric: bool = False
+    normal: bool = False
     more: bool = False
     encoding: str = ""
 
 
 def _int4() -> dict[str, Widths]:
     made: dict[str, Widths] = {}
-    for group in (32, 64, 128):
+    for group in (32, 64, 128, 256):
         for symmetric in (False, True):
             name = "int4" + ("-sym" if symmetric else "") + (f"-g{group}" if group != 32 else "")
             made[name] = Widths(
@@ -79,7 +82,25 @@ def _int4() -> dict[str, Widths]:
                 group=group,
                 symmetric=symmetric,
             )
+        made["nf4" + (f"-g{group}" if group != 32 else "")] = Widths(
+            summary=f"nf4 in groups of {group}; head and embedding in 8 bits",
+            bits=4,
+            group=group,
+            normal=True,
+        )
     return made
+
+
+def _channels() -> dict[str, Widths]:
+    return {
+        f"int{bits}-channel": Widths(
+            summary=f"{bits} bits with a scale per row, symmetric, as NPUs take them"
+            + ("; head and embedding in 8" if bits == 4 else ""),
+            bits=bits,
+            symmetric=True,
+        )
+        for bits in channel.BITS
+    }
 
 
 WIDTHS = {
@@ -95,6 +116,7 @@ WIDTHS = {
     "int8-sym": Widths(
         summary="8 bits in groups of 128, symmetric", bits=8, group=128, symmetric=True
     ),
+    **_channels(),
     "f16": Widths(summary="every matrix in float16", encoding="f16"),
     "f32": Widths(summary="the weights in float32", encoding="f32"),
 }
@@ -118,10 +140,20 @@ def _plan(name: str, model: Model, _weighted: bool, _float_type: str) -> Plan:
             bits, most = 8, WIDE_GROUP
         elif more and roles.in_more_bits(roles.layer(tensor_name) or 0, layers):
             bits = 8
-        group = max((g for g in GROUPS if g <= most and columns(tensor) % g == 0), default=0)
-        end = "s" if widths.symmetric else ""
-        rules.append(rule_for(tensor_name, f"nbits{bits}g{group}{end}" if group else "f16"))
+        rules.append(rule_for(tensor_name, _encoding(widths, bits, most, columns(tensor))))
     return Plan(name=f"openvino:{name}", encoding="f16", rules=rules)
+
+
+def _encoding(widths: Widths, bits: int, most: int, cols: int) -> str:
+    """The encoding of a matrix with rows of `cols` values, in groups of at most `most`."""
+    if not widths.group:
+        return channel.name_of(bits, half=True) if cols % 2 == 0 else "f16"
+    normal = widths.normal and bits == 4
+    sizes = nf4.GROUPS if normal else nbits.GROUPS
+    group = max((g for g in sizes if g <= most and cols % g == 0), default=0)
+    if not group:
+        return "f16"
+    return nf4.name_of(group) if normal else f"nbits{bits}g{group}{'s' * widths.symmetric}"
 
 
 def _facts(widths: Widths) -> dict[str, object]:

@@ -9,7 +9,7 @@ from functools import cache
 
 from kanna._util import plugins
 from kanna.encodings.base import Encoding
-from kanna.encodings.grouped import affine, nbits
+from kanna.encodings.grouped import affine, nbits, nf4
 
 
 @cache
@@ -32,6 +32,6 @@ def get(name: str) -> Encoding | None:
     """
     encoding = _all().get(name)
     if encoding is None:
-        for kind in (affine, nbits):
+        for kind in (affine, nbits, nf4):
             kind.parse(name)
     return encoding

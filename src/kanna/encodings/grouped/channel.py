@@ -1,10 +1,13 @@
 """Whole numbers with one scale per row: the weights of QDQ graphs, as NPUs multiply them.
 
 value = code * scale, a row being an output channel. Codes of 4 and 8 bits lie around 0, and the
-lowest one is not used; the scale is in single precision and lies before the codes of its row.
+lowest one is not used; the scale lies before the codes of its row, in single precision, or with
+`_f16` at the end of the name in half, as OpenVINO has it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +20,51 @@ from kanna.model import F32, U8
 BITS = (4, 8)
 TRIED = {8: np.linspace(0.9, 1.0, 3), 4: np.linspace(0.5, 1.0, 26)}
 """Shares of the step that holds the largest value, by bits of a weight."""
-_SCALE = 4
-"""Bytes of a scale."""
+_LEAST = 2.0**-24
+"""Of the scales above 0 that half precision has."""
 
 
-def name_of(bits: int) -> str:
-    """The name of the encoding of so many bits."""
-    return f"int{bits}_channel"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCodes:
+    """The shape of a row.
+
+    Attributes:
+        bits: Of a code, 4 or 8.
+        half: Whether its scale is in half precision; else single.
+    """
+
+    bits: int
+    half: bool = False
+
+    @property
+    def number(self) -> str:
+        """The type of a scale, little-endian, as numpy calls it."""
+        return "<f2" if self.half else "<f4"
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of a scale."""
+        return 2 if self.half else 4
+
+    def rounded(self, scales: F32) -> F32:
+        """Scales f32 [out] as they are stored."""
+        return np.maximum(scales, _LEAST).astype("<f2").astype(np.float32) if self.half else scales
+
+
+def name_of(bits: int, *, half: bool = False) -> str:
+    """The name of the encoding of so many bits, its scales in half or single precision."""
+    return f"int{bits}_channel" + ("_f16" if half else "")
+
+
+def parse(name: str) -> RowCodes | None:
+    """What the encoding of this name is made of; None for one of another kind."""
+    return _KINDS.get(name)
 
 
 def bits_of(name: str) -> int | None:
-    """Bits of a code of the encoding of this name; None for one of another kind."""
-    return next((bits for bits in BITS if name == name_of(bits)), None)
+    """Bits of a code with scales in single precision, as ONNX has them; None for others."""
+    kind = parse(name)
+    return None if kind is None or kind.half else kind.bits
 
 
 def searched_scales(weight: F32, squares: F32, bits: int) -> F32:
@@ -63,18 +99,19 @@ def _most(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def stored(codes: NDArray[np.int8], scales: F32, bits: int) -> U8:
+def stored(codes: NDArray[np.int8], scales: F32, kind: RowCodes) -> U8:
     """Rows of a matrix, its scale before the codes of each, uint8 [rows, row bytes].
 
     Args:
         codes: int8 [rows, cols].
         scales: f32 [rows].
-        bits: Of a code.
+        kind: Bits of a code, and the type of a scale.
     """
     packed = codes.view(np.uint8)
-    if bits == 4:
+    if kind.bits == 4:
         packed = ((packed[:, ::2] & 15) | (packed[:, 1::2] << 4)).astype(np.uint8)
-    return np.concatenate([scales.astype("<f4").view(np.uint8).reshape(-1, _SCALE), packed], axis=1)
+    own = kind.rounded(scales).astype(kind.number).view(np.uint8)
+    return np.concatenate([own.reshape(-1, kind.scale_bytes), packed], axis=1)
 
 
 def _encode(
@@ -83,20 +120,22 @@ def _encode(
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
-    bits = 8 * encoding.block_bytes // encoding.block
+    kind = _KINDS[encoding.name]
     columns = np.ascontiguousarray(x.T)
     if method == "nearest":
-        scales = plain_scales(columns, bits)
+        scales = plain_scales(columns, kind.bits)
     else:
         squares = np.ones(x.shape[1], np.float32) if weights is None else weights
-        scales = searched_scales(columns, squares, bits)
-    return stored(np.ascontiguousarray(nearest(columns, scales, bits).T), scales, bits)
+        scales = searched_scales(columns, squares, kind.bits)
+    scales = kind.rounded(scales)
+    return stored(np.ascontiguousarray(nearest(columns, scales, kind.bits).T), scales, kind)
 
 
 def _decode(encoding: Encoding, data: U8, cols: int) -> F32:
-    scales = np.ascontiguousarray(data[:, :_SCALE]).view("<f4")
-    packed = data[:, _SCALE:]
-    if encoding.block_bytes == encoding.block:
+    kind = _KINDS[encoding.name]
+    scales = np.ascontiguousarray(data[:, : kind.scale_bytes]).view(kind.number).astype(np.float32)
+    packed = data[:, kind.scale_bytes :]
+    if kind.bits == 8:
         codes = packed.view(np.int8)
     else:
         # The upper half of a byte, shifted down with its sign.
@@ -105,17 +144,23 @@ def _decode(encoding: Encoding, data: U8, cols: int) -> F32:
     return codes.astype(np.float32) * scales
 
 
-def _encoding(bits: int) -> Encoding:
+def _encoding(name: str, kind: RowCodes) -> Encoding:
     return Encoding(
-        name=name_of(bits),
-        summary="ONNX's DequantizeLinear per channel: whole numbers with a scale per row",
-        label=name_of(bits),
+        name=name,
+        summary="Whole numbers with a scale per row: ONNX's DequantizeLinear per channel, and "
+        "OpenVINO's",
+        label=name,
         block=2,
-        block_bytes=2 * bits // 8,
-        row_scale=_SCALE,
+        block_bytes=2 * kind.bits // 8,
+        row_scale=kind.scale_bytes,
         encoder=_encode,
         decoder=_decode,
     )
 
 
-ENCODINGS = tuple(map(_encoding, BITS))
+_KINDS = {
+    name_of(bits, half=half): RowCodes(bits=bits, half=half)
+    for half in (False, True)
+    for bits in BITS
+}
+ENCODINGS = tuple(_encoding(name, kind) for name, kind in _KINDS.items())

@@ -50,7 +50,7 @@ class DecoderAttention:
         k = self._heads(k, s.kv_heads, k_norm, turn)
         v = self._heads(v, s.kv_heads, "", None)
         k, v = (
-            self._repeated(self._state(f"model.layers.{layer}.{kind}", new))
+            self._repeated(self._state(f"{layer}.{kind}", new))
             for kind, new in (("key", k), ("value", v))
         )
         mask = self._past.masks.of(window)
@@ -154,11 +154,14 @@ class DecoderAttention:
         return self._parts.norm(x, norm) if each and turned_first else x
 
     def _state(self, name: str, new: Value) -> Value:
-        """Keys or values of all tokens so far; kept until the next call, beam by beam."""
+        """Keys or values of all tokens so far; kept until the next call, beam by beam.
+
+        The state has the name that OpenVINO's pipeline for NPUs takes an input and an output from.
+        """
         g, s = self._parts.graph, self._parts.shape
         shape = (-1, s.kv_heads, -1, s.head_size)
         about = {
-            "variable_id": f"{name}.state",
+            "variable_id": f"past_key_values.{name}present.{name}",
             "variable_type": "f32",
             "variable_shape": f"?,{s.kv_heads},?,{s.head_size}",
         }

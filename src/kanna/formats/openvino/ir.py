@@ -29,10 +29,11 @@ PRECISIONS = {
     "i8": "I8",
     "u4": "U4",
     "i4": "I4",
+    "nf4": "NF4",
     "boolean": "BOOL",
 }
 """Element types as attributes have them → as ports have them."""
-BITS = {"f32": 32, "f16": 16, "i64": 64, "i32": 32, "u8": 8, "i8": 8, "u4": 4, "i4": 4}
+BITS = {"f32": 32, "f16": 16, "i64": 64, "i32": 32, "u8": 8, "i8": 8, "u4": 4, "i4": 4, "nf4": 4}
 """Bits of an element."""
 _NUMPY = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
 _BROADCAST = {"auto_broadcast": "numpy"}

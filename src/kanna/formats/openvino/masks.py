@@ -6,7 +6,8 @@ import numpy as np
 
 from kanna.formats.openvino.ir import Graph, Shape, Value
 
-_LEAST = float(np.finfo(np.float32).min)
+# Of half precision, in which NPUs compute: a row of nothing but infinities would be no numbers.
+_LEAST = float(np.finfo(np.float16).min)
 _SHAPE: Shape = (-1, 1, -1, -1)
 
 

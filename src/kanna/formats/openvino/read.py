@@ -14,8 +14,9 @@ from kanna.errors import FormatError
 from kanna.formats import folder_files
 from kanna.formats.base import FolderContents
 from kanna.formats.openvino.graphs import MODEL, WEIGHTS, Constant, constants
-from kanna.formats.openvino.ir import BITS, nbytes
-from kanna.formats.openvino.weights import SCALE, ZERO, joined
+from kanna.formats.openvino.groups import groups_of, named
+from kanna.formats.openvino.ir import nbytes
+from kanna.formats.openvino.weights import ROW_SCALE, SCALE, ZERO, joined
 from kanna.formats.stored import stored
 from kanna.formats.stored_file import Part, StoredFile
 from kanna.model import F32, U8, Tensor
@@ -51,18 +52,18 @@ def _tensor(name: str, codes: Constant, known: Mapping[str, Constant], file: Sto
         if 0 in codes.shape or not 0 < len(codes.shape) < 3:
             raise FormatError(f"{name:.80} has shape {list(codes.shape)}", expected="a matrix")
         return stored(name, codes.shape, codes.kind, _part(file, codes))
-    scale, zero = known.get(name + SCALE), known.get(name + ZERO)
+    of_row = known.get(name + ROW_SCALE)
+    scale, zero = known.get(name + SCALE, of_row), known.get(name + ZERO)
     rows, *groups = codes.shape if codes.shape else (0,)
     count = groups[0] if len(groups) == 2 else 1
     narrow = (rows, count, 1) if len(groups) == 2 else (rows, 1)
-    wanted = f"nbits{BITS[codes.kind]}g{groups[-1] if groups else 0}"
     fits = (
-        codes.kind in ("u4", "i4", "u8", "i8")
+        codes.kind in ("u4", "i4", "u8", "i8", "nf4")
         and len(groups) in (1, 2)
         and prod(codes.shape) > 0
         and scale is not None
         and (scale.kind, scale.shape) == ("f16", narrow)
-        and (zero is None) == codes.kind.startswith("i")
+        and (zero is None) != codes.kind.startswith("u")
         and (zero is None or (zero.kind, zero.shape) == (codes.kind, narrow))
     )
     if not fits or scale is None:
@@ -74,7 +75,7 @@ def _tensor(name: str, codes: Constant, known: Mapping[str, Constant], file: Sto
     return StoredGroups(
         name,
         (rows, count * groups[-1]),
-        encodings.get(wanted + ("s" if zero is None else "")),
+        encodings.get(named(codes.kind, 0 if scale is of_row else groups[-1])),
         [_part(file, part) for part in (codes, scale, *([zero] if zero else []))],
     )
 
@@ -103,8 +104,9 @@ class StoredGroups:
 
     def raw(self, start: int, stop: int) -> U8:
         """Rows [start, stop) with their parts joined, uint8 [rows, row bytes]."""
-        groups = self.shape[1] // self.encoding.block
-        return joined(self.encoding.name, start, stop, groups, self._read)
+        kind = groups_of(self.encoding.name)
+        assert kind is not None
+        return joined(kind, start, stop, self.shape[1], self._read)
 
     def _read(self, plane: int, first: int, stop: int) -> U8:
         return np.asarray(self._parts[plane].read(first, stop))

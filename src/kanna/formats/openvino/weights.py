@@ -1,11 +1,8 @@
 """Weights in a graph, and their places in the file of weights.
 
-A matrix of an nbits encoding is three constants, of codes, zeros and scales, and the operations
-that OpenVINO keeps compressed: codes → Convert → Subtract zeros → Multiply scales → Reshape.
-
-codes  u4 or u8 [rows, groups, group]; symmetric: i4 or i8, with the zero at 0
-zeros  u4 or u8 [rows, groups, 1]; none where symmetric
-scales f16 [rows, groups, 1]
+A matrix of codes is two or three constants (groups.py), of codes, zeros and scales, and the
+operations that OpenVINO keeps compressed: codes → Convert → Subtract zeros → Multiply scales →
+Reshape.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from threading import Lock
 
 import numpy as np
 
-from kanna.encodings.grouped.nbits import NBits, parse
+from kanna.formats.openvino.groups import CodeGroups, groups_of
 from kanna.formats.openvino.ir import Graph, Shape, Value, nbytes
 from kanna.formats.stream import File
 from kanna.model import U8, columns, num_rows
@@ -25,31 +22,21 @@ from kanna.plan.types import TensorPlan
 
 ALIGNMENT = 64
 DECOMPRESSION = ("decompression",)
-SCALE, ZERO = "/scale", "/zero_point"
+SCALE, ROW_SCALE, ZERO = "/scale", "/row_scale", "/zero_point"
 """What follows the name of a matrix in those of its other constants."""
-MATRIX_BITS = (4, 8)
-"""Bits of codes that OpenVINO multiplies without widening the matrix."""
 _FLOATS = ("f32", "f16")
-_MIDDLE = {4: np.uint8(0x88), 8: np.uint8(0x80)}
-"""What turns codes around a middle one into two's complement, and back."""
-
-
-def kind_of(name: str) -> NBits | None:
-    """The groups of an encoding that a graph can hold; None for others."""
-    kind = parse(name)
-    return kind if kind is not None and kind.bits in MATRIX_BITS and kind.half else None
 
 
 def holds(name: str) -> bool:
     """Whether a graph can hold matrices of an encoding."""
-    return name in _FLOATS or kind_of(name) is not None
+    return name in _FLOATS or groups_of(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planes:
     """Where the parts of a matrix begin in the file; `zeros` -1 where there are none."""
 
-    kind: NBits
+    kind: CodeGroups
     groups: int
     codes: int
     scales: int
@@ -73,7 +60,7 @@ class Weights:
         entry = self.entries[name]
         self._added.append(name)
         shape: Shape = tuple(entry.tensor.shape)
-        kind = kind_of(entry.encoding.name)
+        kind = groups_of(entry.encoding.name)
         if kind is not None:
             return self._matrix(graph, name, kind, shape)
         x = self._constant(graph, name, entry.encoding.name, shape)
@@ -83,19 +70,18 @@ class Weights:
         self._constants[name] = (kind, shape)
         return graph.weight(name, kind, shape)
 
-    def _matrix(self, graph: Graph, name: str, kind: NBits, shape: Shape) -> Value:
+    def _matrix(self, graph: Graph, name: str, kind: CodeGroups, shape: Shape) -> Value:
         rows, cols = shape
-        groups = cols // kind.group
+        groups = kind.count(cols)
         one = groups == 1
         wide: Shape = (rows, cols) if one else (rows, groups, kind.group)
         narrow: Shape = (rows, 1) if one else (rows, groups, 1)
-        code = f"{'u' if kind.zero else 'i'}{kind.bits}"
-        x = self._constant(graph, name, code, wide)
+        x = self._constant(graph, name, kind.code, wide)
         x = graph.convert(x, "f16")
         if kind.zero:
-            zero = self._constant(graph, name + ZERO, code, narrow)
+            zero = self._constant(graph, name + ZERO, kind.code, narrow)
             x = graph.binary("Subtract", x, graph.convert(zero, "f16"))
-        scale = self._constant(graph, name + SCALE, "f16", narrow)
+        scale = self._constant(graph, name + _scale_of(kind), "f16", narrow)
         x = graph.binary("Multiply", x, scale)
         if not one:
             x = graph.reshape(x, [rows, cols], (rows, cols))
@@ -110,12 +96,12 @@ class Weights:
             end = places[key] + nbytes(kind, shape)
         planes: dict[str, _Planes] = {}
         for name in self._added:
-            if (kind := kind_of(self.entries[name].encoding.name)) is not None:
+            if (kind := groups_of(self.entries[name].encoding.name)) is not None:
                 planes[name] = _Planes(
                     kind=kind,
-                    groups=columns(self.entries[name].tensor) // kind.group,
+                    groups=kind.count(columns(self.entries[name].tensor)),
                     codes=places[name],
-                    scales=places[name + SCALE],
+                    scales=places[name + _scale_of(kind)],
                     zeros=places.get(name + ZERO, -1),
                 )
         return WeightsFile(
@@ -163,23 +149,18 @@ class WeightsFile:
         planes = self.planes.get(entry.name)
         if planes is None:
             return None
-        kind, groups, rows = planes.kind, planes.groups, len(data)
-        blocks = data.reshape(rows, groups, kind.block_bytes)
-        size = kind.code_bytes
-        codes = np.ascontiguousarray(blocks[:, :, :size]).reshape(rows, -1)
-        if not kind.zero:  # the middle code as 0, in two's complement
-            codes = codes ^ _MIDDLE[kind.bits]
-        scales = np.ascontiguousarray(blocks[:, :, size : size + 2]).reshape(rows, -1)
+        kind, groups = planes.kind, planes.groups
+        codes, scales, zeros = kind.split(data)
         pieces = [
-            (planes.codes + start * groups * size, codes),
-            (planes.scales + start * groups * 2, scales),
+            (planes.codes + start * codes.shape[1], codes),
+            (planes.scales + start * scales.shape[1], scales),
         ]
-        if kind.zero:
-            zeros = blocks[:, :, size + 2].reshape(-1)
+        if zeros is not None:
+            flat = zeros.reshape(-1)
             if kind.bits == 4 and groups % 2:
-                self._keep(entry, start * groups, zeros)
+                self._keep(entry, start * groups, flat)
             else:
-                packed = zeros if kind.bits == 8 else _nibbles(zeros)
+                packed = flat if kind.bits == 8 else _nibbles(flat)
                 pieces.append((planes.zeros + start * groups * kind.bits // 8, packed))
         return pieces
 
@@ -197,6 +178,10 @@ class WeightsFile:
         self._rest.clear()
 
 
+def _scale_of(kind: CodeGroups) -> str:
+    return SCALE if kind.group else ROW_SCALE
+
+
 def _nibbles(values: U8) -> U8:
     """Two values in a byte, the first of them low."""
     padded = np.pad(values, (0, len(values) % 2))
@@ -204,30 +189,27 @@ def _nibbles(values: U8) -> U8:
 
 
 def joined(
-    encoding: str, start: int, stop: int, groups: int, read: Callable[[int, int, int], U8]
+    kind: CodeGroups, start: int, stop: int, cols: int, read: Callable[[int, int, int], U8]
 ) -> U8:
     """Rows [start, stop) of a matrix as its encoding holds them, uint8 [rows, row bytes].
 
     Args:
-        encoding: Of the matrix.
+        kind: Of the matrix.
         start, stop: Its rows.
-        groups: In a row.
+        cols: Of a row.
         read: Bytes [first, stop) of its codes, scales or zeros, which are 0, 1 and 2.
     """
-    kind = kind_of(encoding)
-    assert kind is not None
-    rows, size = stop - start, kind.code_bytes
-    first, last = start * groups, stop * groups
-    codes = read(0, first * size, last * size).reshape(rows, groups, size)
-    scales = read(1, first * 2, last * 2).reshape(rows, groups, 2)
-    if not kind.zero:
-        own = codes ^ _MIDDLE[kind.bits]
-        return np.concatenate([own, scales], axis=2, dtype=np.uint8).reshape(rows, -1)
-    if kind.bits == 8:
-        zeros = read(2, first, last)
-    else:
-        packed = read(2, first // 2, -(-last // 2))
-        pairs = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)
-        zeros = pairs[first % 2 :][: last - first]
-    parts = [codes, scales, zeros.reshape(rows, groups, 1)]
-    return np.concatenate(parts, axis=2, dtype=np.uint8).reshape(rows, -1)
+    rows, groups = stop - start, kind.count(cols)
+    size, wide = cols * kind.bits // 8, 2 * groups
+    codes = read(0, start * size, stop * size).reshape(rows, size)
+    scales = read(1, start * wide, stop * wide).reshape(rows, wide)
+    zeros: U8 | None = None
+    if kind.zero:
+        first, last = start * groups, stop * groups
+        if kind.bits == 8:
+            zeros = read(2, first, last)
+        else:
+            packed = read(2, first // 2, -(-last // 2))
+            pairs = np.stack([packed & 15, packed >> 4], axis=1).astype(np.uint8).reshape(-1)
+            zeros = pairs[first % 2 :][: last - first]
+    return kind.join(codes, scales, zeros)

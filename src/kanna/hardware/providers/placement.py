@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ _TODO = {
     "SkipLayerNormalization": _STATIC,
     "RotaryEmbedding": _STATIC,
 }
+_READS = "DequantizeLinear"
 _FOLDED = ("Cast", "Constant")
 _SHARED = "onnxruntime computes it on the CPU"
 
@@ -113,6 +114,7 @@ def place(model: Any, profile: ProviderProfile) -> TablePlacement:
     types = element_types(graph)
     dynamic = _open_shape(graph) if profile.static_shapes.value else ""
     refused: list[RefusedNode] = []
+    strange: dict[str, str] = {}
     partitions, inside = 0, False
     constants = {t.name for t in graph.initializer}
     nodes = 0
@@ -123,10 +125,29 @@ def place(model: Any, profile: ProviderProfile) -> TablePlacement:
             continue
         nodes += 1
         reasons = list(_reasons(node, types, profile, dynamic))
+        reasons += _strange_weights(node, strange, profile)
+        if reasons and node.op_type in profile.operators.types:
+            # It reads codes, and not these: what is multiplied by them is computed elsewhere.
+            strange |= {name: reasons[0].type for name in node.output if node.op_type == _READS}
         refused += reasons[:1]
         partitions += not reasons and not inside
         inside = not reasons
     return TablePlacement(nodes=nodes, refused=refused, partitions=partitions)
+
+
+def _strange_weights(
+    node: Any, strange: Mapping[str, str], profile: ProviderProfile
+) -> Iterator[RefusedNode]:
+    """A product with weights in codes that the provider does not read, by the values of these."""
+    for name in node.input if node.op_type in PRODUCTS else ():
+        if name in strange:
+            yield RefusedNode(
+                name=node.name,
+                operator=node.op_type,
+                type=strange[name],
+                reason=f"{profile.name} reads no codes of {strange[name]}",
+                todo="name another encoding, such as int8_channel",
+            )
 
 
 def _open_shape(graph: Any) -> str:
