@@ -15,7 +15,8 @@ from kanna._util.processes import answer
 
 _SECONDS = 0.02
 """Of a round at least."""
-_COPIES = 24
+_COPIES = 160
+"""Of a matrix at most, which a graph is made of."""
 _READ = (64, 0.4)
 """Tokens that are read at once, or fewer where they would take more seconds."""
 _PATIENCE = 0.5
@@ -66,7 +67,8 @@ def measure(
         format: Whose runtime multiplies.
         names: Encodings, which take turns.
         shapes: Rows and columns of matrices.
-        weights: That are multiplied in a round, at most.
+        weights: That are multiplied in a round, about: so many are in the cache at a time, or are
+            not, as of the whole model.
         rounds: Every second one goes backwards.
         threads: Threads to use.
     """
@@ -83,7 +85,7 @@ def measure(
     times: list[list[dict[str, Any]]] = [[] for _ in names]
     for all_rows, cols in shapes:
         rows = min(all_rows, max(1, weights // cols))
-        copies = max(1, min(_COPIES, weights // (rows * cols)))
+        copies = max(1, min(_COPIES, -(-weights // (rows * cols))))
         products = [
             Product(
                 run=costs.multiplier(name, rows, cols, copies=copies, threads=threads),
