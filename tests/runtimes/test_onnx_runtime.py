@@ -23,6 +23,7 @@ from kanna._util import extras, processes
 from kanna.benchmark.energy import EnergyMeter
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.evaluation import Extent, evaluate_many
+from kanna.formats.kept_rows import KEPT
 from kanna.formats.onnx import files
 from kanna.runtimes import onnx as module
 from kanna.runtimes.base import Sampling
@@ -92,6 +93,17 @@ def test_logits_are_those_of_transformers_however_they_are_cut(
     assert found.shape == wanted.shape == (340, engine.vocab_size)
     assert np.abs(found - wanted).max() < 1e-3 * wanted.std()
     assert np.abs(engine.logits(ids[:400], first=390) - found[90:100]).max() < 1e-4
+
+
+def test_logits_of_a_prompt_are_those_of_its_last_token_alone(engine: OnnxEngine) -> None:
+    ids = np.random.default_rng(2).integers(3, 500, 100).tolist()
+    whole = engine.logits(ids)
+    engine.rewind(0)
+    row = engine.forward(ids, 1)
+    [session] = engine.sessions().values()
+    assert KEPT in {given.name for given in session.get_inputs()}
+    assert np.abs(row - whole[-1:]).max() < 1e-4
+    assert engine.memory()["output"] == 4 * engine.vocab_size
 
 
 def test_greedy_generation_follows_the_logits(engine: OnnxEngine) -> None:

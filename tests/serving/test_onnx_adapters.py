@@ -55,7 +55,7 @@ def test_rows_of_one_batch_have_adapters_of_their_own(home: Path, peft: Any) -> 
     assert np.abs(exact[0] - exact[2]).max() > 1e-2 < np.abs(exact[0] - exact[3]).max()
     for row, adapters in enumerate(rows):
         assert decoder.begin(adapters) == row
-        read = decoder.read(row, IDS[:-2])
+        read = decoder.read(row, IDS[:-2], len(IDS) - 2)
         np.testing.assert_allclose(read, exact[row][:-2], atol=2e-4)
     np.testing.assert_allclose(decoder.step([IDS[-2]] * 4), [e[-2] for e in exact], atol=2e-4)
     decoder.move(3, 1)
@@ -74,7 +74,7 @@ def test_a_scale_is_that_of_the_change(home: Path, peft: Any) -> None:
     seen = dict[float, np.ndarray]()
     for scale in (1e-3, 1.0):
         decoder.end(decoder.begin(((0, scale),)))
-        seen[scale] = decoder.read(decoder.begin(((0, scale),)), IDS[:1])
+        seen[scale] = decoder.read(decoder.begin(((0, scale),)), IDS[:1], 1)
         decoder.end(0)
     np.testing.assert_allclose(seen[1.0], tuned, atol=2e-4)
     assert 0 < np.abs(seen[1e-3] - base).max() < np.abs(tuned - base).max() / 50

@@ -229,17 +229,13 @@ def _per_layer_inputs(model: Model) -> int:
     return width * model.whole("{arch}.block_count", 0)
 
 
-def step_buffers(
-    value_bytes: Callable[[Model], int], *, logits: float = 4.0
-) -> Callable[[Model, int], int]:
+def step_buffers(value_bytes: Callable[[Model], int]) -> Callable[[Model, int], int]:
     """Buffers of a runtime that reads prompts in steps of 512 tokens, as kanna's engines do.
 
-    Activations and scores of attention of one step, and logits of all of its tokens, of which the
-    last alone are looked at.
+    Activations and scores of attention of one step, and logits of its last token.
 
     Args:
         value_bytes: Of an activation.
-        logits: Bytes of a logit, with copies of it.
     """
 
     def buffers(model: Model, context: int) -> int:
@@ -247,8 +243,8 @@ def step_buffers(
         heads = _per_layer(model.meta("{arch}.attention.head_count", 0), 1)[0]
         tokens = min(BATCH, context)
         activations = tokens * (3 * hidden + 2 * feed_forward(model)) + heads * tokens * context
-        rows = 0 if vectors.encodes(model) else tokens  # an encoder predicts no token
-        return int(value_bytes(model) * activations + logits * rows * vocabulary(model))
+        logits = 0 if vectors.encodes(model) else 4 * vocabulary(model)
+        return int(value_bytes(model) * activations + logits)
 
     return buffers
 

@@ -65,12 +65,17 @@ class MlxEngine(SteppedEngine):
         mx = self._mx
         if not self._cache:
             self._cache = self._caches.make_prompt_cache(self._model)
-        logits = self._model(mx.array([list(ids)]), cache=self._cache)[0]
-        self._length += len(ids)
-        if not keep:
+        read, scored = ids[: len(ids) - keep], ids[len(ids) - keep :]
+        if read:
+            # Logits that nobody asks for are never computed.
+            self._model(mx.array([list(read)]), cache=self._cache)
             mx.eval([c.state for c in self._cache])
+            self._length += len(read)
+        if not keep:
             return np.empty((0, self.vocab_size), np.float32)
-        return np.array(logits[len(ids) - keep :].astype(mx.float32))
+        logits = self._model(mx.array([list(scored)]), cache=self._cache)[0]
+        self._length += len(scored)
+        return np.array(logits.astype(mx.float32))
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens of the cache, where it can go back."""

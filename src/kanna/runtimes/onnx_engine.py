@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
+from kanna.formats.kept_rows import KEPT, kept_rows
 from kanna.formats.onnx.files import Folder, rope_edge
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText
-from kanna.runtimes.onnx_session import session
+from kanna.runtimes.onnx_session import pruned_session
 from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
 
 _CACHE = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -25,7 +26,9 @@ class OnnxEngine(SteppedEngine):
         model, decoder = folder.model, folder.decoder
         self._lib, self._folder = lib, folder
         self._names: dict[str, Any] = decoder.get("inputs", {}) | decoder.get("outputs", {})
-        self._session: Any = session(lib, folder.graph, threads)
+        self._session: Any = pruned_session(
+            lib, folder.graph, threads, str(self._names.get("logits"))
+        )
         kinds = {i.name: i.type for i in self._session.get_inputs()}
         self._layers, heads, size = (
             int(decoder.get(k) or 0)
@@ -89,6 +92,8 @@ class OnnxEngine(SteppedEngine):
         ):
             if self._names.get(name) in self._kinds:
                 binding.bind_cpu_input(self._names[name], value)
+        if KEPT in self._kinds:
+            binding.bind_cpu_input(KEPT, kept_rows(keep))
         binding.bind_output(self._names["logits"], "cpu")
         try:
             self._session.run_with_iobinding(binding)
@@ -99,7 +104,7 @@ class OnnxEngine(SteppedEngine):
             ) from error
         self._length = stop
         rows = binding.get_outputs()[0].numpy()[0]
-        # The last row alone is kept where a whole prompt was read: its logits would stay in memory.
+        # A copy of the last row where there are others: they would stay in memory.
         return (
             np.ascontiguousarray(rows[len(rows) - keep :], np.float32)
             if keep < len(rows)
@@ -116,9 +121,9 @@ class OnnxEngine(SteppedEngine):
         return self._length
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the weights on disk, of the cache, and of the logits of one batch."""
+        """Bytes of the weights on disk, of the cache, and of the logits of a prompt."""
         self._bound()
-        batch = min(PROMPT_BATCH, self.context)
+        rows = 1 if KEPT in self._kinds else min(PROMPT_BATCH, self.context)
         cache = (
             self.context
             * self._shape[1]
@@ -126,7 +131,7 @@ class OnnxEngine(SteppedEngine):
             * np.dtype(self._dtype).itemsize
             * len(self._pairs)
         )
-        return {"weights": self._folder.nbytes, "kv": cache, "output": batch * self.vocab_size * 4}
+        return {"weights": self._folder.nbytes, "kv": cache, "output": rows * self.vocab_size * 4}
 
     def free(self) -> None:
         """Let go of the model."""

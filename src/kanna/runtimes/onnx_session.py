@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import FormatError, MissingError
-from kanna.formats.onnx.files import check_sizes
+from kanna.formats.onnx.files import check_sizes, load
+from kanna.formats.onnx.last_rows import keep_last_rows
 from kanna.formats.onnx.qdq import EXACT_PRODUCTS
 from kanna.hardware import providers
 from kanna.hardware.providers import Plugin, ProviderProfile
@@ -22,6 +23,10 @@ one graph of QNN's on x86-64, and gives the second to the CPU without a word."""
 _CPU = "CPUExecutionProvider"
 _RECORD = "session.record_ep_graph_assignment_info"
 """Without it onnxruntime forgets which provider has which node."""
+_DATA = "session.model_external_initializers_file_folder_path"
+"""Where the weights of a graph in memory lie."""
+_LARGEST = 64 << 20
+"""Bytes of a graph that is changed in memory: a larger one has its weights in it."""
 
 
 def wanted(graph: Path) -> ProviderProfile | None:
@@ -41,6 +46,27 @@ def session(lib: Any, graph: Path, threads: int | None) -> Any:
     return open_session(lib, graph, wanted(graph), threads=threads)
 
 
+def pruned_session(lib: Any, graph: Path, threads: int | None, logits: str) -> Any:
+    """A session of a decoder; on the CPU its head reads the last rows alone, see `KEPT`.
+
+    Args:
+        lib: onnxruntime.
+        graph: The decoder's graph.
+        threads: Of the CPU; None: as many as onnxruntime likes.
+        logits: The name of the graph's output.
+
+    Raises:
+        FormatError, MissingError: As of `session`.
+    """
+    check_sizes(graph)
+    profile, content = wanted(graph), None
+    if profile is None and graph.stat().st_size <= _LARGEST:
+        model = load(graph)
+        if keep_last_rows(model, logits):
+            content = model.SerializeToString()
+    return open_session(lib, graph, profile, threads=threads, content=content)
+
+
 def open_session(
     lib: Any,
     graph: Path,
@@ -48,6 +74,7 @@ def open_session(
     *,
     threads: int | None = None,
     entries: dict[str, str] | None = None,
+    content: bytes | None = None,
 ) -> Any:
     """A session on an execution provider.
 
@@ -57,6 +84,7 @@ def open_session(
         profile: The provider; None: the CPU.
         threads: Of the CPU; None: as many as onnxruntime likes.
         entries: Of the session's configuration.
+        content: The graph as it is opened, where it is another one than in the file.
 
     Raises:
         FormatError: onnxruntime refuses the graph; with its own words.
@@ -70,11 +98,13 @@ def open_session(
     names: list[Any] = [_CPU]
     for key, value in (EXACT_PRODUCTS | (entries or {})).items():
         options.add_session_config_entry(key, value)
+    if content is not None:
+        options.add_session_config_entry(_DATA, str(graph.parent))
     if profile is not None:
         options.add_session_config_entry(_RECORD, "1")
         names = use(lib, options, profile)
     try:
-        return lib.InferenceSession(str(graph), options, providers=names or None)
+        return lib.InferenceSession(content or str(graph), options, providers=names or None)
     except Exception as error:  # its exceptions share no base but RuntimeError and Exception
         reason = " ".join(str(error).split())[:400]
         on = "the CPU" if profile is None else profile.provider

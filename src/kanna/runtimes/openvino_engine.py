@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
+from kanna.formats.kept_rows import KEPT, kept_rows
 from kanna.formats.openvino import SCALES_BYTES, WEIGHTS, graphs
 from kanna.formats.openvino.decoder import INPUTS, LOGITS
+from kanna.formats.openvino.last_rows import keep_last_rows
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText, read_json
 from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
@@ -38,6 +40,7 @@ class OpenVINOEngine(SteppedEngine):
         try:
             core = openvino.Core()
             graph = graphs.load(core, path)
+            self._prunes = keep_last_rows(openvino, graph, LOGITS)
             compiled = core.compile_model(graph, "CPU", options)
             names = {name for port in compiled.inputs for name in port.names}
             sizes = compiled.output(LOGITS).partial_shape
@@ -47,7 +50,7 @@ class OpenVINOEngine(SteppedEngine):
                 f"OpenVINO cannot load {path}: {' '.join(str(error).split())[:400]}",
                 todo="convert again",
             ) from error
-        if names != set(INPUTS) or not vocabulary:
+        if names - {KEPT} != set(INPUTS) or not vocabulary:
             raise FormatError(
                 f"the graph of {path} has the inputs {', '.join(sorted(names))}",
                 expected=f"{', '.join(INPUTS)}, and logits over a vocabulary",
@@ -79,7 +82,9 @@ class OpenVINOEngine(SteppedEngine):
             np.zeros(1, np.int32),
         )
         try:
-            given = dict(zip(INPUTS, values, strict=True))
+            given: dict[str, Any] = dict(zip(INPUTS, values, strict=True))
+            if self._prunes:
+                given[KEPT] = kept_rows(keep)
             rows = self._request.infer(given, share_outputs=True)[LOGITS][0]
         except RuntimeError as error:
             self._past = []
@@ -104,12 +109,12 @@ class OpenVINOEngine(SteppedEngine):
         return self._length
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the weights, of the cache for the context, and of the logits of one batch."""
-        batch = min(PROMPT_BATCH, self.context)
+        """Bytes of the weights, of the cache for the context, and of the logits of a prompt."""
+        rows = 1 if self._prunes else min(PROMPT_BATCH, self.context)
         return {
             "weights": (self.path / WEIGHTS).stat().st_size,
             "kv": self._token_bytes * self.context,
-            "output": batch * self.vocab_size * 4,
+            "output": rows * self.vocab_size * 4,
         }
 
     def free(self) -> None:

@@ -90,7 +90,7 @@ FORMAT = Format(
     memory=RuntimeMemory(
         value_bytes=_value_bytes,
         # Logits of a step are there twice, as they are computed and as they are looked at.
-        buffers=step_buffers(_value_bytes, logits=8.0),
+        buffers=step_buffers(_value_bytes),
         process=ProcessMemory(tokenizer=tokenizer_bytes, copied=_copied),
     ),
     weights=_weights,

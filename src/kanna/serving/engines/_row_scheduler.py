@@ -97,7 +97,7 @@ class RowScheduler:
             that was the whole prompt.
         """
         ids = job.ids[self._tokens_read : self._tokens_read + limit]
-        logits = self._decoder.read(len(self._generating), ids)
+        logits = self._decoder.read(len(self._generating), ids, 1)
         self._tokens_read += len(ids)
         if self._tokens_read < len(job.ids):
             return len(ids), None

@@ -39,8 +39,11 @@ class RowDecoder(Protocol):
         """Forget the last row, which `row` must be."""
         ...
 
-    def read(self, row: int, ids: Sequence[int]) -> F32:
-        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+    def read(self, row: int, ids: Sequence[int], keep: int) -> F32:
+        """Append `ids` to one row; logits after the last `keep` of them, f32 [keep, vocab_size].
+
+        `keep` is at least 1: those of the others need not be computed.
+        """
         ...
 
     def step(self, ids: Sequence[int]) -> F32:
@@ -59,6 +62,7 @@ def score(decoder: RowDecoder, ids: Sequence[int], adapters: AdapterScales = ())
     row = decoder.begin(adapters)
     try:
         for start in range(0, len(ids), PREFILL):
-            yield decoder.read(row, ids[start : start + PREFILL])
+            part = ids[start : start + PREFILL]
+            yield decoder.read(row, part, len(part))
     finally:
         decoder.end(row)

@@ -17,12 +17,14 @@ import numpy as np
 
 from kanna._util import extras
 from kanna.errors import FormatError, MissingError
+from kanna.formats.kept_rows import KEPT, kept_rows
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
-from kanna.runtimes.onnx_session import session
+from kanna.runtimes.onnx_session import pruned_session
 from kanna.serving.engines._jobs import AdapterScales
 from kanna.serving.engines._onnx_adapters import OnnxAdapters
 
+_LOGITS = "logits"
 _CACHED_STEPS = 64
 """Groups of rows whose buffers stay bound."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -60,12 +62,13 @@ class OnnxDecoder:
                 todo="run this one with `kanna generate`, or with onnxruntime-genai",
             )
         onnxruntime.disable_telemetry_events()
-        self._session: Any = session(onnxruntime, folder / decoder["filename"], threads)
+        graph = folder / decoder["filename"]
+        self._session: Any = pruned_session(onnxruntime, graph, threads, _LOGITS)
         self._adapters = OnnxAdapters(onnxruntime, self._session, adapters)
         self.vocab_size = int(self.config["vocab_size"])
         # Rows of a step share the factors of rope: none of them may go beyond the length at which
         # those change.
-        edge = rope_edge(folder / decoder["filename"]) if self.config.get("type") == "phi3" else 0
+        edge = rope_edge(graph) if self.config.get("type") == "phi3" else 0
         self.context, self.rows = min(context, edge or int(self.config["context_length"])), rows
         self.lengths: list[int] = []
         self._inputs = {i.name: i for i in self._session.get_inputs()}
@@ -73,7 +76,8 @@ class OnnxDecoder:
         self._switched_on: list[AdapterScales] = []  # of each row
         self._steps: dict[tuple[int, int, AdapterScales], Any] = {}
         self._logits = np.zeros((rows, 1, self.vocab_size), self._type_of_logits())
-        known = {"input_ids", "attention_mask", "position_ids", *(n for n, _, _ in self._caches)}
+        known = {"input_ids", "attention_mask", "position_ids", KEPT}
+        known |= {name for name, _, _ in self._caches}
         if unknown := set(self._inputs) - known:
             raise FormatError(
                 f"{folder} has a graph with the input {sorted(unknown)[0]!r}",
@@ -128,17 +132,18 @@ class OnnxDecoder:
         self.lengths.pop()
         self._switched_on.pop()
 
-    def read(self, row: int, ids: Sequence[int]) -> F32:
-        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+    def read(self, row: int, ids: Sequence[int], keep: int) -> F32:
+        """Append `ids` to one row; logits after the last `keep`, f32 [keep, vocab_size]."""
         past = self.lengths[row]
         total = past + len(ids)
         mask = np.ones((1, total), np.int64)
         positions = np.arange(past, total, dtype=np.int64)[None]
         binding = self._binding(row, 1, self._switched_on[row])
-        binding.bind_output("logits", "cpu")
-        self._run(binding, np.asarray(ids, np.int64)[None], mask, positions)
+        binding.bind_output(_LOGITS, "cpu")
+        self._run(binding, np.asarray(ids, np.int64)[None], mask, positions, keep)
         self.lengths[row] = total
-        return binding.get_outputs()[-1].numpy()[0].astype(np.float32, copy=False)
+        logits = binding.get_outputs()[-1].numpy()[0]
+        return logits[len(logits) - keep :].astype(np.float32, copy=False)
 
     def step(self, ids: Sequence[int]) -> F32:
         """Append one token to each of the first `len(ids)` rows.
@@ -164,10 +169,9 @@ class OnnxDecoder:
                 self._steps.clear()
             self._steps[key] = self._binding(*key)
             logits = self._logits[row : row + count]
-            self._bind(self._steps[key].bind_output, "logits", logits)
-        self._run(
-            self._steps[key], np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy()
-        )
+            self._bind(self._steps[key].bind_output, _LOGITS, logits)
+        tokens = np.asarray(ids, np.int64)[:, None]
+        self._run(self._steps[key], tokens, mask, lengths[:, None].copy(), 1)
         for at in range(row, row + count):
             self.lengths[at] += 1
 
@@ -186,15 +190,17 @@ class OnnxDecoder:
     def _bind(bind: Any, name: str, buffer: Any) -> None:
         bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
 
-    def _run(self, binding: Any, ids: Any, mask: Any, positions: Any) -> None:
+    def _run(self, binding: Any, ids: Any, mask: Any, positions: Any, keep: int) -> None:
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", positions)
+        if KEPT in self._inputs:
+            binding.bind_cpu_input(KEPT, kept_rows(keep))
         self._session.run_with_iobinding(binding)
 
     def _type_of_logits(self) -> Any:
-        kind = next(o.type for o in self._session.get_outputs() if o.name == "logits")
+        kind = next(o.type for o in self._session.get_outputs() if o.name == _LOGITS)
         if kind not in _TYPES:
             raise FormatError(
                 f"the graph's logits are of the type {kind}", expected=" or ".join(_TYPES)

@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from kanna.formats.kept_rows import KEPT, kept_rows
 from kanna.formats.openvino import graphs
+from kanna.formats.openvino.decoder import LOGITS
+from kanna.formats.openvino.last_rows import keep_last_rows
 from kanna.model import F32
 from kanna.serving.engines._jobs import AdapterScales
 from kanna.serving.engines._openvino_loading import cpu_options, load_module, refusals
 
+_TOKENS = 0
+"""The axis of tokens in what the head of such a graph reads: [tokens, 1, width]."""
 _BLOCK_AXIS = 2
 """The axis of a cache of values along which the tokens of a block lie."""
 
@@ -41,9 +46,10 @@ class OpenVINODecoder:
             core = self._openvino.Core()
             graph = graphs.load(core, folder)
             passes.paged_attention_transformation(graph)
+            self._prunes = keep_last_rows(self._openvino, graph, LOGITS, axis=_TOKENS)
             compiled = core.compile_model(graph, "CPU", cpu_options(threads))
             self._request: Any = compiled.create_infer_request()
-            self.vocab_size = int(compiled.output("logits").partial_shape[2].get_length())
+            self.vocab_size = int(compiled.output(LOGITS).partial_shape[2].get_length())
             caches = [port for port in compiled.inputs if "_cache." in port.any_name]
             values = next(port for port in caches if port.any_name.startswith("value_cache."))
             self._block = int(values.partial_shape[_BLOCK_AXIS].get_length())
@@ -78,9 +84,9 @@ class OpenVINODecoder:
         assert row == len(self._lengths) - 1
         self._lengths.pop()
 
-    def read(self, row: int, ids: Sequence[int]) -> F32:
-        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
-        return self._run([row], ids, len(ids))
+    def read(self, row: int, ids: Sequence[int], keep: int) -> F32:
+        """Append `ids` to one row; logits after the last `keep`, f32 [keep, vocab_size]."""
+        return self._run([row], ids, len(ids), keep)
 
     def step(self, ids: Sequence[int]) -> F32:
         """Append one token to each of the first `len(ids)` rows.
@@ -88,10 +94,14 @@ class OpenVINODecoder:
         Returns:
             Logits after it, f32 [len(ids), vocab_size].
         """
-        return self._run(range(len(ids)), ids, 1)
+        return self._run(range(len(ids)), ids, 1, len(ids))
 
-    def _run(self, rows: Sequence[int], ids: Sequence[int], each: int) -> F32:
-        """Append `each` tokens to every one of `rows`; `ids` has them row after row."""
+    def _run(self, rows: Sequence[int], ids: Sequence[int], each: int, keep: int) -> F32:
+        """Append `each` tokens to every one of `rows`; `ids` has them row after row.
+
+        Returns:
+            Logits after the last `keep` of `ids`, f32 [keep, vocab_size].
+        """
         past = np.array([self._lengths[row] for row in rows], np.int32)
         counts = -(-(past + each) // self._block)
         blocks = [
@@ -107,10 +117,12 @@ class OpenVINODecoder:
             "block_indices_begins": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
             "max_context_len": np.array(past.max() + each, np.int32),
         }
+        if self._prunes:
+            values[KEPT] = kept_rows(keep)
         for name, value in values.items():
             self._request.set_tensor(name, self._openvino.Tensor(value))
         self._request.infer()
         for row in rows:
             self._lengths[row] += each
-        logits = self._request.get_tensor("logits").data
-        return np.array(logits.reshape(len(ids), self.vocab_size), np.float32)
+        logits = self._request.get_tensor(LOGITS).data.reshape(-1, self.vocab_size)
+        return np.array(logits[len(logits) - keep :], np.float32)

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from kanna.formats.kept_rows import KEPT, kept_rows
 from kanna.formats.openvino import graphs
 from kanna.formats.openvino.decoder import INPUTS, LOGITS
+from kanna.formats.openvino.last_rows import keep_last_rows
 from kanna.model import F32
 from kanna.serving.engines._jobs import AdapterScales
 from kanna.serving.engines._openvino_loading import cpu_options, load_module, refusals
@@ -32,7 +34,9 @@ class StatefulDecoder:
         openvino = load_module()
         with refusals(folder):
             core = openvino.Core()
-            compiled = core.compile_model(graphs.load(core, folder), "CPU", cpu_options(threads))
+            graph = graphs.load(core, folder)
+            self._prunes = keep_last_rows(openvino, graph, LOGITS)
+            compiled = core.compile_model(graph, "CPU", cpu_options(threads))
             self._requests: list[Any] = [compiled.create_infer_request() for _ in range(rows)]
             self.vocab_size = int(compiled.output(LOGITS).partial_shape[2].get_length())
         self.context = context
@@ -61,8 +65,8 @@ class StatefulDecoder:
         assert row == len(self._lengths) - 1
         self._lengths.pop()
 
-    def read(self, row: int, ids: Sequence[int]) -> F32:
-        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+    def read(self, row: int, ids: Sequence[int], keep: int) -> F32:
+        """Append `ids` to one row; logits after the last `keep`, f32 [keep, vocab_size]."""
         start = self._lengths[row]
         stop = start + len(ids)
         values = (
@@ -71,10 +75,13 @@ class StatefulDecoder:
             np.arange(start, stop, dtype=np.int64)[None],
             np.zeros(1, np.int32),
         )
-        logits = self._requests[row].infer(dict(zip(INPUTS, values, strict=True)))[LOGITS]
+        given: dict[str, Any] = dict(zip(INPUTS, values, strict=True))
+        if self._prunes:
+            given[KEPT] = kept_rows(keep)
+        logits = self._requests[row].infer(given)[LOGITS][0]
         self._lengths[row] = stop
-        return np.array(logits[0], np.float32)
+        return np.array(logits[len(logits) - keep :], np.float32)
 
     def step(self, ids: Sequence[int]) -> F32:
         """Append one token to each of the first rows; logits after it, f32 [rows, vocab_size]."""
-        return np.concatenate([self.read(row, [token]) for row, token in enumerate(ids)])
+        return np.concatenate([self.read(row, [token], 1) for row, token in enumerate(ids)])
