@@ -15,7 +15,8 @@ import pytest
 from helpers import tiny_models
 
 import kanna
-from kanna.errors import UsageError
+from kanna import verification
+from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.hardware import providers
 from kanna.offload import providers as placement
 from kanna.runtimes import onnx_session
@@ -79,6 +80,31 @@ def test_without_the_provider_its_table_decides_and_says_so(made: dict[str, Path
 def test_a_file_of_another_format_is_refused(made: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="ONNX folder"):
         placement.prove(made["source"], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "words"),
+    [
+        ({"provider": "opnvino"}, UsageError, "did you mean openvino"),
+        ({"backend": "vulcan"}, UsageError, "did you mean vulkan"),
+        ({"backend": "sycl"}, MissingError, "no llama.cpp for sycl"),
+        ({"backend": "cpu"}, FormatError, "is a folder"),
+        ({"backend": "cpu", "provider": "cpu"}, UsageError, "given together"),
+    ],
+)
+def test_a_device_that_cannot_be_asked_is_told_first(
+    device: dict[str, Any],
+    kind: type[KannaError],
+    words: str,
+    made: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before minutes of checks and measurements, and alike in both verbs."""
+    monkeypatch.setattr(verification, "_checks", lambda *_: pytest.fail("the file was checked"))
+    with pytest.raises(kind, match=words):
+        kanna.verify(made["source"], made["cpu"], threads=1, **device)
+    with pytest.raises(kind, match=words):
+        kanna.bench([made["cpu"]], threads=1, **device)
 
 
 @pytest.mark.slow

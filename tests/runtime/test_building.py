@@ -109,8 +109,9 @@ def test_a_build_ends_with_who_asked_for_it(
     below = psutil.Process(child.pid).children(recursive=True)
     assert len(below) > 1
     child.send_signal(by)
-    child.communicate(timeout=60)
+    _, printed = child.communicate(timeout=60)
     assert child.returncode == (130 if by == signal.SIGINT else -by)
+    assert (b"the next install goes on from here" in printed) == (by == signal.SIGINT)
     assert not psutil.wait_procs(below, timeout=30)[1]
     assert installed.names() == []
     # The same command goes on; what is built here is another library, which is told last.

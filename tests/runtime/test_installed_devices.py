@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import needs
 
 import kanna
 from kanna import runtime
+from kanna._util.atomic import write_json
 from kanna.benchmark.llama_builds import write_model
 from kanna.errors import KannaError, MissingError
 from kanna.libllama import builds, installed
@@ -114,6 +116,54 @@ def test_what_is_measured_ran_on_the_device(
     assert row.offload is not None and row.offload["backend"] == backend and row.gen_tps > 0
     with pytest.raises(KannaError):
         kanna.bench([stories()], backend="sycl" if backend != "sycl" else "cuda", repeat=1)
+
+
+LAYER = "VK_LAYER_KANNA_lost"
+MANIFEST = {
+    "file_format_version": "1.1.2",
+    "layer": {
+        "name": LAYER,
+        "type": "GLOBAL",
+        "library_path": "./lost_device.so",
+        "api_version": "1.3.0",
+        "implementation_version": "1",
+        "description": "loses its device",
+        "functions": {"vkGetInstanceProcAddr": "of_instance", "vkGetDeviceProcAddr": "of_device"},
+    },
+}
+
+
+@pytest.fixture
+def losing(build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver below Vulkan's that takes three submissions of work and then has no device."""
+    if installed.get(build).backend != "vulkan":
+        pytest.skip("only Vulkan takes a layer")
+    compiler = needs.program("gcc", "cc", install="gcc, libvulkan-dev")
+    code = str(Path(__file__).with_name("lost_device.c"))
+    made = ["-shared", "-fPIC", "-o", str(tmp_path / "lost_device.so"), code]
+    subprocess.run([compiler, *made], check=True)
+    write_json(tmp_path / "lost_device.json", MANIFEST)
+    monkeypatch.setenv("VK_LAYER_PATH", str(tmp_path))
+    monkeypatch.setenv("VK_INSTANCE_LAYERS", LAYER)
+    monkeypatch.setenv("KANNA_TEST_SUBMITS", "3")
+
+
+@pytest.mark.usefixtures("losing")
+def test_a_device_that_its_driver_loses_is_named_as_lost(
+    build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every verb; the model is not what is told to be wrong."""
+    runs = (
+        lambda: kanna.verify(stories(), backend="vulkan", threads=1),
+        lambda: kanna.bench([stories()], backend="vulkan", threads=1, repeat=1),
+        lambda: list(kanna.generate(stories(), "Once", max_tokens=2, threads=1)),
+    )
+    monkeypatch.setenv(builds.VARIABLE, build)
+    for run in runs:
+        with pytest.raises(KannaError, match=r"device\s?lost|DeviceLost") as caught:
+            run()
+        assert caught.value.exit_code == 1 and "driver's log" in caught.value.todo
+        assert "KANNA_LLAMACPP=auto" in caught.value.todo
 
 
 def test_a_device_that_a_backend_refuses_is_named(model: Path) -> None:

@@ -134,6 +134,11 @@ def test_a_gpu_that_is_not_there_is_an_error(
     put("0.3.36-vulkan", "vulkan")
     shown = {one.name: one for one in runtime.list().runtimes}["0.3.36-vulkan"]
     assert "vulkan has no device here" in shown.remark
+    assert "GGML_VK_VISIBLE_DEVICES=0 names it" in shown.remark
+    with monkeypatch.context() as patch:
+        patch.setenv("GGML_VK_VISIBLE_DEVICES", "7")
+        run = CliRunner().invoke(cli, ["verify", str(trial_gguf), "--backend", "vulkan"])
+        assert run.exit_code == 3 and "is set by GGML_VK_VISIBLE_DEVICES=7" in run.stderr
     with pytest.raises(MissingError, match="vulkan has no device here"):
         runtime.use("vulkan")
     assert installed.in_use() == ""

@@ -31,6 +31,7 @@ from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, NotFoundError, UsageError
 from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
 from kanna.hardware.threads import choose_threads
+from kanna.offload import choice
 from kanna.offload import providers as placement
 from kanna.sources import locate
 
@@ -211,6 +212,7 @@ def bench(
     guesser = _guesser(draft, files, offline, progress)
     prompts = _prompts(draft_prompts, draft)
     _check_there([*files, *([guesser] if isinstance(guesser, Path) else [])])
+    choice.check(backend, provider, files)
     if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError(
             "too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least"
@@ -260,8 +262,6 @@ def _proof(
 ) -> offload.OffloadProof | placement.PlacementProof | None:
     """That it runs on the device that is named; `options` are those of `require`."""
     if provider is not None:
-        if backend is not None:
-            raise UsageError("--backend and --provider were given together", expected="one of them")
         return placement.require(path, provider, **options)
     return offload.require(path, backend, **options) if backend else None
 

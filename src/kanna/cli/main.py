@@ -131,10 +131,8 @@ class Commands(click.Group):
         except Terminated:
             click.secho("\nTerminated.", err=True, fg="yellow")
             ctx.exit(TERMINATED)
-        except KeyboardInterrupt:
-            name = ctx.invoked_subcommand or ""
-            note = getattr(self.get_command(ctx, name), "when_interrupted", "Interrupted.")
-            click.secho(f"\n{note}", err=True, fg="yellow")
+        except KeyboardInterrupt as interrupt:
+            click.secho(f"\n{str(interrupt) or 'Interrupted.'}", err=True, fg="yellow")
             ctx.exit(INTERRUPTED)
         except Exception as error:
             ctx.exit(report(error, ctx))

@@ -74,6 +74,14 @@ class Command(click.Command):
 
     when_interrupted = "Interrupted."
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; an interruption is passed on with what is to be said of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            interrupt.args = (self.when_interrupted,)
+            raise
+
 
 def tasks(what: str) -> Callable[[F], F]:
     """The option `--tasks`.

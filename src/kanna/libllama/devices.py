@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -24,6 +26,29 @@ REGISTERED = {
     "rocm": "ROCm",
 }
 """What ggml's registry calls each backend that kanna builds."""
+
+CHOSEN_BY = {
+    "cuda": ("CUDA_VISIBLE_DEVICES",),
+    "vulkan": ("GGML_VK_VISIBLE_DEVICES", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
+    "opencl": ("GGML_OPENCL_PLATFORM", "GGML_OPENCL_DEVICE", "OCL_ICD_VENDORS"),
+    "sycl": ("ONEAPI_DEVICE_SELECTOR",),
+    "rocm": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+}
+"""Variables of the environment by which ggml, drivers and their loaders choose devices."""
+LOST = re.compile(
+    r"device\s?(?:was |is )?lost|device\s?memory|device not available|(?:CUDA|HIP|SYCL) error",
+    re.IGNORECASE,
+)
+"""What drivers and ggml's backends say last where a device is gone while it computes."""
+WHEN_LOST = (
+    "look at the driver's log: the device was lost, has no memory left, or its driver failed; a "
+    "smaller model tells which, and KANNA_LLAMACPP=auto computes on the CPU"
+)
+"""What to do then."""
+_SOFTWARE = {
+    "vulkan": "a software renderer counts only where GGML_VK_VISIBLE_DEVICES=0 names it",
+    "opencl": "ggml takes the GPUs that it knows alone",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +187,12 @@ def why_none(library: Library, heard: str = "") -> str:
             ctypes.CDLL(str(build.place / name))
         except OSError as error:
             return f"its library does not load: {error}"
-    return heard or "no driver of it is here, or the driver lists none"
+    settings = [name for name in CHOSEN_BY.get(build.backend, ()) if name in os.environ]
+    if settings:
+        asked = ", ".join(f"{name}={os.environ[name]}" for name in settings)
+        return f"{heard or 'nothing was listed'}; what may be listed is set by {asked}"
+    reason = heard or "no driver of it is here, or the driver lists none"
+    return "; ".join(filter(None, (reason, _SOFTWARE.get(build.backend))))
 
 
 def _is_backend(name: str, build: Any) -> bool:

@@ -16,6 +16,7 @@ from kanna.checks import Check
 from kanna.errors import FormatError, GateError, KannaError, MissingError, NotFoundError
 from kanna.hardware.threads import choose_threads
 from kanna.libllama import builds
+from kanna.libllama.devices import WHEN_LOST
 from kanna.offload import checks, selection
 from kanna.runtimes.llamacpp import check_header
 
@@ -74,6 +75,23 @@ def prove(
     )
 
 
+def require_file(path: Path) -> None:
+    """Raise KannaError for what llama.cpp does not run.
+
+    Args:
+        path: What was named.
+
+    Raises:
+        NotFoundError: There is no such file.
+        FormatError: Not a GGUF.
+    """
+    if not path.exists():
+        raise NotFoundError(absent(path), expected="a .gguf file")
+    if path.is_dir():
+        raise FormatError(f"{path} is a folder", expected="a .gguf file, which llama.cpp runs")
+    check_header(path)
+
+
 def prove_with(
     name: str,
     path: Path,
@@ -91,11 +109,7 @@ def prove_with(
         threads: Threads of the CPU.
         progress: Where progress is reported.
     """
-    if not path.exists():
-        raise NotFoundError(absent(path), expected="a .gguf file")
-    if path.is_dir():
-        raise FormatError(f"{path} is a folder", expected="a .gguf file, which llama.cpp runs")
-    check_header(path)
+    require_file(path)
     task = {"path": str(path), "threads": threads or choose_threads().count}
     variables = {builds.VARIABLE: name, "GGML_NO_BACKTRACE": "1"}
     bar = progress or Silent()
@@ -161,8 +175,7 @@ def _run(task: dict[str, Any], doing: str, variables: dict[str, str]) -> dict[st
         raise KannaError(
             error.found,
             expected="a device that computes to the end",
-            todo="look at the driver's log: the device was lost, has no memory left, or its driver "
-            "failed; a smaller model tells which",
+            todo=WHEN_LOST,
         ) from error
 
 

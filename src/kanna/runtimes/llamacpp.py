@@ -82,7 +82,7 @@ def require_device() -> None:
 
 def heard() -> str:
     """What ggml said of devices and drivers when its backends were loaded."""
-    return "; ".join(LOG.of_devices)
+    return "; ".join(line.rstrip(".") for line in LOG.of_devices)
 
 
 def require_offload(path: Path) -> None:

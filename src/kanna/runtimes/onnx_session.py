@@ -130,7 +130,7 @@ def use(lib: Any, options: Any, profile: ProviderProfile) -> list[Any]:
         raise MissingError(
             f"{profile.provider} is not in this onnxruntime {lib.__version__}",
             expected=f"the package {profile.package}",
-            todo=f"install {profile.package} beside kanna, on a machine that it is for",
+            todo=f"on a machine for it, {profile.title}: install {profile.package} beside kanna",
         )
     devices = _devices(lib, profile, plugin)
     if not devices:

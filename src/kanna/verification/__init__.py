@@ -26,6 +26,7 @@ from kanna.formats.onnx import files as onnx_files
 from kanna.formats.vectors import makes_vectors
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
+from kanna.offload import choice
 from kanna.offload import providers as placement
 from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
@@ -122,6 +123,7 @@ def verify(
         raise NotFoundError(
             absent(artefact), expected="a .gguf file, or a folder that a runtime loads"
         )
+    choice.check(backend, provider, [artefact])
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     if encoder.is_encoder(opened.config) and onnx_files.is_onnx(artefact):
         from kanna.verification.embeddings import verify as verify_encoder
@@ -171,8 +173,6 @@ def _on_device(
 ) -> offload.OffloadProof | placement.PlacementProof | None:
     """What running it on a device comes to, where one is named; `options` are those of `prove`."""
     if provider is not None:
-        if backend is not None:
-            raise UsageError("--backend and --provider were given together", expected="one of them")
         return placement.prove(artefact, provider, **options)
     return offload.prove(artefact, backend, **options) if backend else None
 

@@ -6,10 +6,10 @@ Each YAML file here is a provider; the user's lie in `providers` of the configur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 from kanna._util.folders import config_folder
+from kanna._util.nearest import nearest
 from kanna.errors import UsageError
 from kanna.hardware.profile_files import profiles_in
 from kanna.hardware.providers.base import Plugin, ProviderOperators, ProviderProfile
@@ -45,10 +45,9 @@ def get(name: str) -> ProviderProfile:
     known = files()
     wanted = name.strip().lower().removesuffix("executionprovider")
     if wanted not in known:
-        close = get_close_matches(wanted, list(known), 3, 0.5)
         raise UsageError(
-            f"no execution provider {name!r}",
-            expected=" or ".join(close) if close else ", ".join(sorted(known)),
+            f"no execution provider {name!r}{nearest(wanted, known)}",
+            expected=", ".join(sorted(known)),
             todo="docs/providers.md says how to write a profile of another one",
         )
     return read(known[wanted])

@@ -4,6 +4,12 @@
 where the provider can be loaded here; elsewhere its table of operators decides.
 """
 
-from kanna.offload.providers.proof import PlacementProof, prove, require, variables
+from kanna.offload.providers.proof import (
+    PlacementProof,
+    prove,
+    require,
+    require_folder,
+    variables,
+)
 
-__all__ = ["PlacementProof", "prove", "require", "variables"]
+__all__ = ["PlacementProof", "prove", "require", "require_folder", "variables"]

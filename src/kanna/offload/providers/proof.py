@@ -72,12 +72,8 @@ def prove(
         UsageError: There is no such provider, or the file is of another format.
         KannaError: The run ended: a driver's crash, no memory.
     """
-    profile, folder = providers.get(provider), Path(path)
-    if not files.is_onnx(folder) or files.is_encoder(folder):
-        raise UsageError(
-            f"{folder} on the execution provider {profile.name}",
-            expected="an ONNX folder of a decoder, as `kanna convert --format onnx` writes it",
-        )
+    folder = Path(path)
+    profile = require_folder(folder, provider)
     by_table = _by_table(folder, profile)
     try:
         runs = _runs(folder, list(by_table), profile, threads, progress or Silent())
@@ -91,6 +87,22 @@ def prove(
         graphs={name: run["graph"] for name, run in runs.items()},
         load_s=sum(run["load_s"] for run in runs.values()),
     )
+
+
+def require_folder(folder: Path, provider: str) -> ProviderProfile:
+    """The profile of a provider, if it computes what was named; UsageError otherwise.
+
+    Args:
+        folder: An ONNX folder of a decoder.
+        provider: Name of the provider.
+    """
+    profile = providers.get(provider)
+    if not files.is_onnx(folder) or files.is_encoder(folder):
+        raise UsageError(
+            f"{folder} on the execution provider {profile.name}",
+            expected="an ONNX folder of a decoder, as `kanna convert --format onnx` writes it",
+        )
+    return profile
 
 
 def require(

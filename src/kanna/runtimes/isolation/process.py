@@ -17,6 +17,7 @@ from kanna import errors
 from kanna._util.interpreter import module_command
 from kanna._util.processes import environment, was_killed
 from kanna.errors import CrashError, KannaError, KilledError
+from kanna.libllama.devices import LOST, WHEN_LOST
 from kanna.runtimes.isolation.shared_memory import SharedMemory
 
 # A child whose model was freed waits for the next one: it has the libraries loaded already.
@@ -25,7 +26,7 @@ _idle: list[Child] = []
 _all: weakref.WeakSet[Child] = weakref.WeakSet()
 
 # What of the environment a child must share with the engine that takes it over.
-_MATTERS = re.compile(r"^(KANNA|GGML|LLAMA|ORT|MLX|OMP|GOMP|CUDA|HIP|ROCR|VK)_")
+_MATTERS = re.compile(r"^(KANNA|GGML|LLAMA|ORT|MLX|OMP|GOMP|CUDA|HIP|ROCR|VK|OCL|POCL|ONEAPI)_")
 
 # Lines of a dying library that say why, the most telling first.
 _TELLING = (
@@ -148,8 +149,11 @@ class Child:
                 todo="let whatever writes it finish, then run the command again",
             )
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        ended = f"{doing} ended the runtime's process ({why}){': ' + text if text else ''}"
+        if LOST.search(text):  # it says nothing of the file
+            return CrashError(ended, expected="a device that computes to the end", todo=WHEN_LOST)
         return CrashError(
-            f"{doing} ended the runtime's process ({why}){': ' + text if text else ''}",
+            ended,
             todo="the runtime cannot run this file: look at it with `kanna inspect`, or convert "
             "again from the original model",
         )
