@@ -6,10 +6,13 @@
 Weights of 8 and 4 bits, symmetric, with a scale per column; activations uint16; calibrated on 3072
 tokens of the built-in text. `products`: codes around all matrix products but the head, in the graph
 of any length. `all nodes`: the graph that reads chunks of 64 tokens, head included, everything that
-the quantizer takes. KL in nats from the float32 graph, every position, on 1024 other tokens of that
-text and on stories of the model's own; in onnxruntime on the CPU, with its products in float32
-(`exact`) and as it comes (`CPU`), which rounds what products read to 8 bits. `QNN`: the share of
-nodes that Qualcomm's compiler takes, by onnxruntime's own record.
+the quantizer takes. `4, 8`: the plan of `kanna optimize --static --provider qnn`, beside theirs
+with no more bytes of codes: 8 bits for the head and as many matrices as there is room for, in the
+order of llama.cpp's Q4_K_M, which the builder of onnxruntime-genai has as `k_quant_mixed`. KL in
+nats from the float32 graph, every position, on 1024 other tokens of that text and on stories of the
+model's own; in onnxruntime on the CPU, with its products in float32 (`exact`) and as it comes
+(`CPU`), which rounds what products read to 8 bits. `QNN`: the share of nodes that Qualcomm's
+compiler takes, by onnxruntime's own record.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -32,6 +36,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import kanna
 from kanna import families
 from kanna.calibration import texts, windows
+from kanna.conversion.onnx_derived import DerivedConversion
 from kanna.evaluation.divergence import compare
 from kanna.formats.onnx import qdq
 from kanna.formats.onnx.float_graph import FloatGraph
@@ -42,6 +47,9 @@ from kanna.runtimes import onnx_session
 from kanna.sources import open_source
 
 CHUNK, CONTEXT = 64, 256
+SHAPE = f"{CHUNK}x{CONTEXT}"
+SIZE = "29MB"
+"""Of the folder of `kanna optimize`: between those of 4 and of 8 bits."""
 TYPES = {8: QuantType.QInt8, 4: QuantType.QInt4}
 Feed = dict[str, Any]
 
@@ -61,7 +69,9 @@ class Work:
     """The model, its text, and its float32 graphs in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        source = open_source(models.as_gguf("stories"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.source = models.as_gguf("stories")
+        source = open_source(self.source)
         model = families.load_decoder(source)
         documents, _ = texts.documents(None, model)
         cut = windows.cut(documents, model, tokens=4096).ids.astype(np.int64)
@@ -75,17 +85,31 @@ class Work:
             "stories": list(stories[: 4 * CONTEXT].reshape(4, CONTEXT)),
         }
         self.folder, self.path = folder, folder / "dynamic" / "model.onnx"
-        kanna.convert(source, self.path.parent, preset="onnx:fp32", threads=1)
-        self.static = {name: folder / name for name in ("fp32", "w8a16-full", "w4a16-full")}
-        for preset, out in self.static.items():
-            shape = f"{CHUNK}x{CONTEXT}"
-            kanna.convert(source, out, preset=f"onnx:{preset}", static=shape, threads=1)
+        if not self.path.is_file():
+            kanna.convert(source, self.path.parent, preset="onnx:fp32", threads=1)
+        self.fixed = self.preset("fp32")
         genai = json.loads((self.path.parent / "genai_config.json").read_text(encoding="utf-8"))
         decoder = genai["model"]["decoder"]
         empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
         inputs = session(self.path, True).get_inputs()
         self.empty = {i.name: empty for i in inputs if i.name.startswith("past_key")}
         self.exact = {kind: self.dynamic(self.path, ids) for kind, ids in self.texts.items()}
+
+    def preset(self, name: str) -> Path:
+        """The graph that reads a chunk, of a preset."""
+        out = self.folder / name
+        if not out.is_dir():
+            with self.calibrated():
+                kanna.convert(self.source, out, preset=f"onnx:{name}", static=SHAPE, threads=1)
+        return out / PREFILL
+
+    def calibrated(self) -> Any:
+        """A context in which ranges and values come from the text that is not scored."""
+
+        def ids(_: DerivedConversion) -> Any:
+            return self.calibration
+
+        return mock.patch.object(DerivedConversion, "calibration_ids", ids)
 
     def feed(self, ids: Any) -> Feed:
         """One window as the inputs of the graph of any length."""
@@ -139,9 +163,28 @@ def chunks(graph: Any, ids: Any) -> Iterator[tuple[Feed, np.ndarray]]:
         caches = {n: values[n.replace("past_key_values", "present")] for n in caches}
 
 
-def peer(path: Path, out: Path, feeds: Sequence[Feed], bits: int, nodes: Sequence[str]) -> Path:
-    """Onnxruntime's quantize_static: QDQ, per channel, uint16; of all nodes where none is named."""
-    out.parent.mkdir(parents=True)
+def peer(
+    path: Path,
+    out: Path,
+    feeds: Sequence[Feed],
+    bits: int,
+    nodes: Sequence[str] = (),
+    wide: Sequence[str] = (),
+) -> Path:
+    """Onnxruntime's quantize_static: QDQ, per channel, uint16; of all nodes where none is named.
+
+    Args:
+        path: The float graph.
+        out: The graph that is written.
+        feeds: Calibration text.
+        bits: Of a weight.
+        nodes: Products that are quantized alone.
+        wide: Initializers that have 8 bits all the same.
+    """
+    if out.is_file():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    more = {name: [{"quant_type": QuantType.QInt8, "axis": 1}] for name in wide}
     quantize_static(
         str(path),
         str(out),
@@ -152,7 +195,11 @@ def peer(path: Path, out: Path, feeds: Sequence[Feed], bits: int, nodes: Sequenc
         weight_type=TYPES[bits],
         nodes_to_quantize=list(nodes) or None,
         op_types_to_quantize=["MatMul"] if nodes else None,
-        extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+        extra_options={
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "TensorQuantOverrides": more,
+        },
     )
     return out
 
@@ -163,9 +210,50 @@ def ours(work: Work, bits: int) -> Path:
     feeds = [work.feed(ids) for ids in work.calibration]
     model = qdq.quantize(graph, feeds, qdq.widths(graph.products(["lm_head"], ()), bits))
     out = work.folder / f"ours-{bits}" / "model.onnx"
-    out.parent.mkdir()
+    out.parent.mkdir(exist_ok=True)
     onnx.save(model, str(out))
     return out
+
+
+def optimized(work: Work) -> Path:
+    """The graph of `kanna optimize` with codes between all nodes."""
+    out = work.folder / "optimized"
+    with work.calibrated():
+        kanna.optimize(
+            work.source, out, format="onnx", static=SHAPE, provider="qnn", size=SIZE, windows=1
+        )
+    return next(out.glob("*-optimized-onnx")) / PREFILL
+
+
+def widened(work: Work, plan: Path) -> list[str]:
+    """Initializers that Q4_K_M would give more bits first, with no more bytes than those of a plan.
+
+    The head; then `down_proj` and what holds `v_proj` in the first and the last eighth of all
+    layers and in every third one between; then these of other layers; then what is left.
+    """
+    graph = FloatGraph(work.path)
+    names = [node.input[1] for node in graph.products((), ())]
+    weights = {name: int(np.prod(graph.values[name].dims)) for name in names}
+    held = {
+        t.name: t.data_type for t in onnx.load(plan, load_external_data=False).graph.initializer
+    }
+    room = sum(weights[n] for n in names if held[qdq.codes_name(n)] == onnx.TensorProto.INT8)
+    layers = 1 + max(int(n.split(".")[2]) for n in names if n.startswith("model.layers"))
+
+    def rank(name: str) -> int:
+        if name.startswith("lm_head"):
+            return 0
+        layer, first = int(name.split(".")[2]), layers // 8
+        outer = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
+        felt = any(part in name for part in ("down_proj", "qkv_proj", "v_proj"))
+        return 2 - outer if felt else 3
+
+    wide: list[str] = []
+    for name in sorted(names, key=rank):
+        if weights[name] <= room:
+            room -= weights[name]
+            wide.append(name)
+    return wide
 
 
 def share(path: Path) -> str:
@@ -189,7 +277,7 @@ def print_share(path: Path) -> None:
     print(f"{counts.get('QNNExecutionProvider', 0)} of {sum(counts.values())}")
 
 
-def row(work: Work, name: str, bits: int, codes: str, path: Path) -> Mapping[str, Any]:
+def row(work: Work, name: str, bits: int | str, codes: str, path: Path) -> Mapping[str, Any]:
     """The row of one graph."""
     exact, plain = work.kl(path), work.kl(path, exact=False)
     return {
@@ -208,25 +296,31 @@ def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("--bits", type=int, nargs="*", default=[8, 4])
     parser.add_argument("--share", type=Path, help="print the share of one graph, and end")
+    parser.add_argument("--folder", type=Path, help="keep graphs here, and begin with those there")
     options = parser.parse_args()
     if options.share:
         return print_share(options.share)
     rows: list[Mapping[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        work = Work(Path(folder))
+        work = Work(options.folder or Path(folder))
         names = [n.name for n in FloatGraph(work.path).products(["lm_head"], ())]
         feeds = [work.feed(ids) for ids in work.calibration]
-        fixed = work.static["fp32"] / PREFILL
+        fixed = work.fixed
         read = [feed for ids in work.calibration for feed, _ in chunks(session(fixed, True), ids)]
         for bits in options.bits:
             there = work.folder / f"peer-{bits}"
             theirs = peer(work.path, there / "some" / "model.onnx", feeds, bits, names)
             rows.append(row(work, "onnxruntime", bits, "products", theirs))
             rows.append(row(work, "kanna", bits, "products", ours(work, bits)))
-            theirs = peer(fixed, there / "all" / PREFILL, read, bits, [])
+            theirs = peer(fixed, there / "all" / PREFILL, read, bits)
             rows.append(row(work, "onnxruntime", bits, "all nodes", theirs))
-            full = work.static[f"w{bits}a16-full"] / PREFILL
+            full = work.preset(f"w{bits}a16-full")
             rows.append(row(work, "kanna", bits, "all nodes", full))
+        plan = optimized(work)
+        mixed = work.folder / "peer-mixed" / PREFILL
+        theirs = peer(fixed, mixed, read, 4, wide=widened(work, plan))
+        rows.append(row(work, "onnxruntime", "4, 8", "all nodes", theirs))
+        rows.append(row(work, "kanna", "4, 8", "all nodes", plan))
     tables.print_rows(rows, options.json)
 
 

@@ -89,7 +89,7 @@ class _Tensor:
         return self.halved + _OBJECT < EXTERNAL_BYTES
 
     def moved(self, is_few: bool, moves: _Moves) -> int:
-        """Bytes of its message once its matrices have moved, those of its own codes too."""
+        """Bytes of its message beside codes of 4 bits; `is_few`: it has such codes itself."""
         if is_few and (self.offset is None or self.comes_in):
             return self.bare + _field(self.halved)
         if self.offset is None:
@@ -151,7 +151,7 @@ class _Graph:
         return cls(tensors, nodes, model.ByteSize() - _field(whole))
 
     def moved(self, few: Set[str], moves: _Moves) -> int:
-        """Bytes of the model once its matrices have moved."""
+        """Bytes of the model where some initializers have codes of 4 bits."""
         held = sum(_field(tensor.moved(tensor.name in few, moves)) for tensor in self.tensors)
         return self.model + _field(self.nodes + held)
 

@@ -122,16 +122,17 @@ class StaticONNXAdapter(GraphAdapter):
 
     def _check_activations(self, profile: ProviderProfile, request: OptimizeRequest) -> None:
         """PlanError where activations have no codes of 16 bits, with what there is instead."""
-        if onnx_provider.reads_activations(profile, onnx_provider.CHANNELS):
+        wide, narrow = onnx_provider.CHANNELS, onnx_provider.BYTES
+        if not onnx_provider.reads_activations(profile, narrow):
+            onnx_provider.check_derived(profile, wide)
+        if onnx_provider.reads_activations(profile, wide):
             return
-        if not onnx_provider.reads_activations(profile, onnx_provider.BYTES):
-            onnx_provider.check_derived(profile, onnx_provider.CHANNELS)
         raise PlanError(
             f"{profile.name} reads activations of 8 bits and not of 16 ({profile.table}); beside "
             "those every matrix has 8 bits, and there is nothing to share out",
             expected="a provider that reads codes of 16 bits",
             todo=f"kanna convert {argument(request.source)} -o {argument(request.out)} --preset "
-            f"onnx:{onnx_provider.BYTES} --static {self._static} --provider {profile.name}",
+            f"onnx:{narrow} --static {self._static} --provider {profile.name}",
         )
 
     def notes(self) -> list[str]:
