@@ -91,7 +91,7 @@ def embed(
         raise UnsupportedError(
             f"{artefact} runs in {runtime.title}, from which kanna takes no vectors",
             expected="a GGUF, or an ONNX folder of an encoder",
-            todo=f"convert it: kanna convert {path} -o FOLDER --format onnx",
+            todo=f"convert it: kanna convert {path} -o model.gguf",
         )
     before = prompts.of_artefact(Path(artefact)).text(prompt)
     with runtime.open_encoder(artefact, threads=threads) as encoder:

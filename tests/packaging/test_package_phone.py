@@ -15,7 +15,7 @@ from helpers import engine_artefacts
 from helpers.packing import mlx_folder
 
 from kanna.errors import UnsupportedError
-from kanna.packaging import package
+from kanna.packaging import package, targets
 
 _ADB = """#!/bin/sh
 case "$1" in
@@ -110,3 +110,18 @@ def test_mlx_goes_to_ios_alone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "model.json").read_text())["kind"] == "mlx"
     with pytest.raises(UnsupportedError, match="android does not run mlx"):
         package(model, tmp_path / "other", to="android")
+
+
+def test_every_target_names_the_format_that_it_runs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = engine_artefacts.shared("openvino", tmp_path_factory)
+    ours = {name: targets.get(name) for name in targets.names()}
+    # What arranges folders of its own says so itself.
+    refusing = [n for n, t in ours.items() if "openvino" not in t.kinds and t.arranges is None]
+    assert {"android", "ios", "web"} <= set(refusing)
+    for name in refusing:
+        with pytest.raises(UnsupportedError, match=f"{name} does not run openvino") as caught:
+            package(model, tmp_path / "out", to=name)
+        assert f"--format {ours[name].kinds[0]}" in caught.value.todo
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ def check_encoding(format: str, name: str) -> None:
         title = formats.get(format).title
         raise UsageError(
             f"{title} has no {encoding.label}",
-            expected=f"an encoding of {title}",
+            expected=_near(format, name) or f"an encoding of {title}",
             todo=_holders(encoding),
         )
     if encoding.encoder is None:
@@ -53,6 +53,13 @@ def check_entries(format: str, entries: Iterable[TensorPlan]) -> None:
                 f"the plan gives {entry.name} {encoding.label}, in which nothing is written",
                 expected="an encoding for weights, such as f32, bf16 or q8_0",
             )
+
+
+def _near(format: str, name: str) -> str:
+    """Encodings of a format whose names begin as that one does; "" where there are none."""
+    known = [*encodings.names(), *encodings.grouped.names()]
+    near = [one for one in known if one.startswith(name.lower())]
+    return " or ".join(n for n in near if formats.get(format).carries(encodings.get(n)))
 
 
 def _holders(encoding: Encoding) -> str:

@@ -2,8 +2,8 @@
 
 Each file of this folder is one of GGUF, under its own name.
 
-Those of MLX and ONNX come in widths and group sizes: each file of `grouped` is a whole kind of
-them.
+Those of MLX, ONNX and OpenVINO come in widths and group sizes: each file of `grouped` is a whole
+kind of them.
 """
 
 from __future__ import annotations

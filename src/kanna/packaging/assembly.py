@@ -172,6 +172,7 @@ def package(
         opened = arranging([opened, *others])
     if mmproj is not None:
         opened = with_tower(opened, mmproj, offline=offline, progress=shown(progress))
+    _check_kind(_with_needs(to), opened.kind)
     if selftest:
         require_runtime(opened)
     context = context or min(4096, opened.trained_context or 4096)
@@ -285,20 +286,26 @@ def _with_needs(to: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(n for name in to for n in (*targets.get(name).needs, name)))
 
 
+def _check_kind(chosen: Sequence[str], kind: str) -> None:
+    """Raise UnsupportedError for a target that does not run such a model."""
+    for name in chosen:
+        kinds = targets.get(name).kinds
+        if kind not in kinds:
+            raise UnsupportedError(
+                f"{name} does not run {kind}",
+                expected=f"a model of kind {' or '.join(kinds)}",
+                todo=f"convert the source it was made of: kanna convert SRC --format {kinds[0]}",
+            )
+
+
 def _texts(
     service: Service, chosen: list[str], usage: dict[str, list[str]]
 ) -> tuple[dict[str, str], list[NpmLibrary]]:
     """Text of every file that is generated, by its path in the package; and libraries."""
     texts: dict[str, str] = {}
     libraries: list[NpmLibrary] = []
-    kind = service.artefact.kind
     for name in chosen:
         target = targets.get(name)
-        if kind not in target.kinds:
-            raise UnsupportedError(
-                f"{name} does not run {kind}",
-                expected=f"a model of kind {', '.join(target.kinds)}",
-            )
         texts |= target.files(service)
         libraries += target.libraries(service)
     serves = any(targets.get(name).serves for name in chosen)

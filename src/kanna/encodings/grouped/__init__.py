@@ -1,4 +1,4 @@
-"""Encodings of MLX and ONNX, one scale per group of values or per row.
+"""Encodings of MLX, ONNX and OpenVINO, one scale per group of values or per row.
 
 Each file is a kind, and exports all of it as ENCODINGS.
 """

@@ -114,7 +114,7 @@ def place(model: Any, profile: ProviderProfile) -> TablePlacement:
     types = element_types(graph)
     dynamic = _open_shape(graph) if profile.static_shapes.value else ""
     refused: list[RefusedNode] = []
-    strange: dict[str, str] = {}
+    unread: dict[str, str] = {}
     partitions, inside = 0, False
     constants = {t.name for t in graph.initializer}
     nodes = 0
@@ -125,27 +125,27 @@ def place(model: Any, profile: ProviderProfile) -> TablePlacement:
             continue
         nodes += 1
         reasons = list(_reasons(node, types, profile, dynamic))
-        reasons += _strange_weights(node, strange, profile)
+        reasons += _unread_weights(node, unread, profile)
         if reasons and node.op_type in profile.operators.types:
             # It reads codes, and not these: what is multiplied by them is computed elsewhere.
-            strange |= {name: reasons[0].type for name in node.output if node.op_type == _READS}
+            unread |= {name: reasons[0].type for name in node.output if node.op_type == _READS}
         refused += reasons[:1]
         partitions += not reasons and not inside
         inside = not reasons
     return TablePlacement(nodes=nodes, refused=refused, partitions=partitions)
 
 
-def _strange_weights(
-    node: Any, strange: Mapping[str, str], profile: ProviderProfile
+def _unread_weights(
+    node: Any, unread: Mapping[str, str], profile: ProviderProfile
 ) -> Iterator[RefusedNode]:
     """A product with weights in codes that the provider does not read, by the values of these."""
     for name in node.input if node.op_type in PRODUCTS else ():
-        if name in strange:
+        if name in unread:
             yield RefusedNode(
                 name=node.name,
                 operator=node.op_type,
-                type=strange[name],
-                reason=f"{profile.name} reads no codes of {strange[name]}",
+                type=unread[name],
+                reason=f"{profile.name} reads no codes of {unread[name]}",
                 todo="name another encoding, such as int8_channel",
             )
 
