@@ -20,7 +20,7 @@ class Program:
 
     Attributes:
         names: Any of these.
-        package: What brings it.
+        package: How to get it.
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,9 @@ BUILT: dict[str, BackendBuild] = {
     "cuda": BackendBuild(
         target="ggml-cuda",
         options=("GGML_CUDA=ON", "GGML_CUDA_FA_ALL_QUANTS=OFF", "GGML_CUDA_NCCL=OFF"),
-        programs=(Program(names=("nvcc",), package="the CUDA toolkit, with its bin on the PATH"),),
+        programs=(
+            Program(names=("nvcc",), package="install the CUDA toolkit, with its bin on the PATH"),
+        ),
         headers="the CUDA toolkit with cuBLAS, or pip install nvidia-cublas beside its compiler",
         own_options=cuda.options,
     ),
@@ -85,13 +87,15 @@ BUILT: dict[str, BackendBuild] = {
     "sycl": BackendBuild(
         target="ggml-sycl",
         options=("GGML_SYCL=ON", "CMAKE_C_COMPILER=icx", "CMAKE_CXX_COMPILER=icpx"),
-        programs=(Program(names=("icpx",), package="Intel's oneAPI, with its setvars.sh sourced"),),
+        programs=(
+            Program(names=("icpx",), package="install Intel's oneAPI, with its setvars.sh sourced"),
+        ),
         headers="Intel's oneAPI",
     ),
     "rocm": BackendBuild(
         target="ggml-hip",
         options=("GGML_HIP=ON",),
-        programs=(Program(names=("hipcc", "amdclang++"), package="AMD's ROCm"),),
+        programs=(Program(names=("hipcc", "amdclang++"), package="install AMD's ROCm"),),
         headers="AMD's ROCm",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from kanna.errors import FormatError
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText, read_json
 from kanna.runtimes.stepped import SteppedEngine
+
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Loggers of what transformers imports where it is installed, and that no model of ours needs."""
 
 
 class TorchEngine(SteppedEngine):
@@ -132,8 +136,12 @@ class TorchEngine(SteppedEngine):
 
 @contextmanager
 def quiet(transformers: Any) -> Generator[None, None, None]:
-    """Keep transformers from printing warnings and progress meanwhile."""
+    """Keep transformers, and what it loads, from printing warnings and progress meanwhile."""
     log = transformers.utils.logging
+    others = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [other.level for other in others]
+    for other in others:
+        other.setLevel(logging.ERROR)
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
@@ -141,5 +149,7 @@ def quiet(transformers: Any) -> Generator[None, None, None]:
         yield
     finally:
         log.set_verbosity(level)
+        for other, before in zip(others, levels, strict=True):
+            other.setLevel(before)
         if bars:
             log.enable_progress_bar()
