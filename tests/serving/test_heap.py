@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from kanna.serving import heap
+from kanna._util.heap import trimmer
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or heap._trim() is None,  # pyright: ignore[reportPrivateUsage]
+    not sys.platform.startswith("linux") or trimmer() is None,
     reason="glibc's allocator",
 )
 HOLED = """

@@ -18,6 +18,8 @@ from kanna.formats.memory import (
     cache_bytes,
     resident_buffer_bytes,
 )
+from kanna.formats.process_memory import ProcessMemory
+from kanna.model import Model
 from kanna.sources import open_source
 
 PERIOD = ["linear_attention"] * 3 + ["full_attention"]
@@ -260,6 +262,13 @@ def test_runtimes_without_windowed_caches_keep_all_tokens(
     }
     tokens = {name: row.kv_bytes for name, row in rows.items()}
     assert min(tokens["onnx"], tokens["openvino"]) > 2 * max(tokens["gguf"], tokens["mlx"]), tokens
+
+
+def test_a_model_may_take_more_while_it_is_opened_than_when_it_reads() -> None:
+    process = ProcessMemory(fixed=10, opening=20, copied_opening=lambda _name, _kind, size: size)
+    tensors, model = [("a", "f32", 100)], Model(name="", family="llama", tensors={}, metadata={})
+    assert process.bytes_of(model, tensors, computing=30) == 20 + 100 - 30
+    assert process.bytes_of(model, tensors, computing=200) == 10
 
 
 PRESETS = ["Q8_0", "openvino:int8", "onnx:w8"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.heap import give_back
 from kanna._util.typed import TypedObject, whole
 from kanna.errors import FormatError
 from kanna.formats import folder_files
@@ -34,6 +35,7 @@ class FolderText:
         path = folder / TOKENIZER
         with library.refusals(f"{path} cannot be read"):
             self._tokenizer: Any = Tokenizer.from_file(str(path))
+        give_back()  # the parsed text, which takes more than what is made of it
         # Some encoders have the length they were trained at written into the tokenizer.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -25,11 +25,23 @@ class MlxEngine(SteppedEngine):
     """
 
     def __init__(self, mx: Any, mlx_lm: Any, path: Path, *, context: int, threads: int) -> None:
+        from mlx.utils import tree_flatten
+
         self._mx = mx
         self._config: dict[str, Any]
         self._caches: Any = mlx_lm.models.cache
+        # Before the weights are there, beside which its text would lie while it is read.
+        text = FolderText(path, [read_json(path / "config.json")])
+        self.on_cpu = mx.default_device().type == mx.DeviceType.cpu
         try:
-            loaded: Any = mlx_lm.utils.load_model(path)
+            loaded: Any = mlx_lm.utils.load_model(path, lazy=True)
+            self._model: Any = loaded[0]
+            if self.on_cpu:
+                self._model.set_dtype(mx.float32)
+            # Read and converted one by one: all at once would be there in both types.
+            for _, tensor in tree_flatten(self._model.parameters()):
+                mx.eval(tensor)
+                mx.clear_cache()
         except (
             ImportError,
             ValueError,
@@ -42,18 +54,14 @@ class MlxEngine(SteppedEngine):
             raise FormatError(
                 f"mlx-lm cannot load {path}: {error}"[:500], todo="convert again"
             ) from error
-        self._model: Any
-        self._model, config = loaded
-        text = config.get("text_config")  # of models of text inside larger ones
-        self._config = config | text if isinstance(text, dict) else config
-        self.on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        if self.on_cpu:
-            self._model.set_dtype(mx.float32)
+        config = loaded[1]
+        inner = config.get("text_config")  # of models of text inside larger ones
+        self._config = config | inner if isinstance(inner, dict) else config
         self._cache: list[Any] = []
         self._length = 0
         super().__init__(
             path,
-            FolderText(path, [read_json(path / "config.json")]),
+            text,
             vocab_size=int(self._config.get("vocab_size") or 0),
             trained_context=int(self._config.get("max_position_embeddings") or 0),
             context=context,

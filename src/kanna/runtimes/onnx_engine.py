@@ -26,6 +26,8 @@ class OnnxEngine(SteppedEngine):
         model, decoder = folder.model, folder.decoder
         self._lib, self._folder = lib, folder
         self._names: dict[str, Any] = decoder.get("inputs", {}) | decoder.get("outputs", {})
+        # Before the weights, beside which its text would lie while it is read.
+        text = FolderText(path, [model])
         self._session: Any = pruned_session(
             lib, folder.graph, threads, str(self._names.get("logits"))
         )
@@ -59,7 +61,7 @@ class OnnxEngine(SteppedEngine):
         self._length = 0
         super().__init__(
             path,
-            FolderText(path, [model]),
+            text,
             vocab_size=int(model.get("vocab_size") or 0),
             trained_context=int(model.get("context_length") or 0),
             context=context,

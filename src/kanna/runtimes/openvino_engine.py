@@ -31,6 +31,9 @@ class OpenVINOEngine(SteppedEngine):
 
     def __init__(self, openvino: Any, path: Path, *, context: int, threads: int) -> None:
         self._openvino = openvino
+        config = read_json(path / "config.json")
+        # Before the weights, beside which its text would lie while it is read.
+        text = FolderText(path, [config])
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads,
@@ -57,7 +60,6 @@ class OpenVINOEngine(SteppedEngine):
                 todo="convert again",
             )
         self._request: Any = compiled.create_infer_request()
-        config = read_json(path / "config.json")
         states = [state.state.shape for state in self._request.query_state()]
         size = int(compiled.get_property("KV_CACHE_PRECISION").size)
         scales = SCALES_BYTES if size == 1 else 0
@@ -65,7 +67,7 @@ class OpenVINOEngine(SteppedEngine):
         self._length = 0
         super().__init__(
             path,
-            FolderText(path, [config]),
+            text,
             vocab_size=vocabulary,
             trained_context=int(config.get("max_position_embeddings") or 0),
             context=context,

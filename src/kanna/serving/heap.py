@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
-from typing import Any
+
+from kanna._util.heap import trimmer
 
 INTERVAL = 20.0
 """Seconds between two times."""
@@ -26,17 +26,9 @@ async def keep_level() -> None:
     Bodies of megabytes come and go beside objects that stay: the heap only grows at its end, and
     never shrinks by itself. Elsewhere the allocator does so.
     """
-    trim = _trim()
+    trim = trimmer()
     if trim is None:
         return
     while True:
         await asyncio.sleep(INTERVAL)
         await asyncio.to_thread(trim, 0)
-
-
-def _trim() -> Any:
-    """`malloc_trim` of the C library; None where it has none."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return None

@@ -103,7 +103,7 @@ def rows(
         left = sum(n for at, _, n in stored if format.memory.on_demand(at, n))
         weights = sized.weight_bytes - left
         cache = format.memory.cache(model, context, {kind for _, kind, _ in stored})
-        beside = format.memory.process.bytes_of(model, stored)
+        beside = format.memory.process.bytes_of(model, stored, cache + buffers)
         needed = weights + cache + buffers + beside
         fitted.append(
             replace(

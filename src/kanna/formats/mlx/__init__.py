@@ -36,6 +36,8 @@ __all__ = [
 _VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 ON_CPU = sys.platform != "darwin"
 """Whether mlx computes on a CPU, where kanna's engine has it compute in float32."""
+# What its process holds for any model, see formats/process_memory.py.
+_FIXED = 12_800_000
 # What scale and bias of a group grow by there, from 16 bits each.
 _WIDER_SCALES = 4
 
@@ -89,9 +91,8 @@ FORMAT = Format(
     exact_preset="exact",
     memory=RuntimeMemory(
         value_bytes=_value_bytes,
-        # Logits of a step are there twice, as they are computed and as they are looked at.
         buffers=step_buffers(_value_bytes),
-        process=ProcessMemory(tokenizer=tokenizer_bytes, copied=_copied),
+        process=ProcessMemory(fixed=_FIXED, tokenizer=tokenizer_bytes, copied=_copied),
     ),
     weights=_weights,
     keeps_provenance=True,

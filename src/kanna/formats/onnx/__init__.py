@@ -19,9 +19,10 @@ from kanna.model import Model
 from kanna.plan import onnx as presets
 
 # What its process holds for any model, and for each layer, see formats/process_memory.py.
-_FIXED, _LAYER = 20_000_000, 1_200_000
-# Of an embedding in float32 that is the head too: a second copy, less what packing others freed.
-_LOOKED_UP = 0.75
+_FIXED, _LAYER = 26_600_000, 1_550_000
+_OPENING = 20_000_000
+# Names of the embedding: of graphs in float32, and of plans.
+_EMBEDDING = ("embed_tokens", "token_embd")
 
 
 def _carries(encoding: Encoding) -> bool:
@@ -37,7 +38,16 @@ def _copied(name: str, encoding: str, size: int) -> float:
 
     Rows are looked up in an embedding of float32, so that it stays beside its packed copy.
     """
-    return _LOOKED_UP * size if encoding == "f32" and "embed_tokens" in name else 0.0
+    return float(size) if encoding == "f32" and _embeds(name) else 0.0
+
+
+def _copied_opening(name: str, encoding: str, size: int) -> float:
+    """An embedding, the largest tensor, is read from its mapped file beside its copies."""
+    return _copied(name, encoding, size) + size if _embeds(name) else 0.0
+
+
+def _embeds(name: str) -> bool:
+    return any(embedding in name for embedding in _EMBEDDING)
 
 
 def _weights(path: Path) -> StoredWeights:
@@ -90,7 +100,12 @@ FORMAT = Format(
         buffers=step_buffers(_value_bytes),
         windowed=False,  # see build_worker.py
         process=ProcessMemory(
-            fixed=_FIXED, layer=_LAYER, tokenizer=tokenizer_bytes, copied=_copied
+            fixed=_FIXED,
+            layer=_LAYER,
+            tokenizer=tokenizer_bytes,
+            copied=_copied,
+            opening=_OPENING,
+            copied_opening=_copied_opening,
         ),
     ),
     weights=_weights,

@@ -23,10 +23,15 @@ SCALES_BYTES = 8
 """Bytes of the scale and the zero of a head's keys, or of its values, of one token."""
 
 # What its process holds for any model, and for each layer, see formats/process_memory.py.
-_FIXED, _LAYER = 25_000_000, 5_000_000
+_FIXED, _LAYER = 43_000_000, 1_850_000
 # Bytes of a layer's weight in memory ÷ in the file, beside the file itself, which stays mapped: in
-# the order that kernels read, and in other types where they take them.
-_COPIES = {16: 1.5, 8: 1.25}
+# the order that kernels read, and as float32 where they take it.
+_COPIES = {16: 2.0, 8: 1.6, 4: 1.4}
+# What a product with packed weights costs beside: a kernel that unpacks them.
+_UNPACKING, _UNPACKED_BITS = 310_000, 8
+# Of a gate in float32, whose activation is part of its product: other products are packed once,
+# for all lengths of a text; these for a token, for a short text and for a long one.
+_GATES, _GATE_COPIES = "gate_proj", 3.0
 
 
 def _opens(path: Path) -> bool:
@@ -52,9 +57,13 @@ def _value_bytes(_: Model) -> int:
 
 
 def _copied(name: str, encoding: str, size: int) -> float:
-    """A copy of every weight, larger in layers of 8 and 16 bits."""
+    """A copy of every weight, larger in layers."""
+    if ".layers." not in name:
+        return float(size)
+    if encoding == "f32":
+        return size * (_GATE_COPIES if _GATES in name else 1.0)
     bits = int(encodings.get(encoding).bits)  # without those of scales
-    return size * (_COPIES.get(bits, 1.0) if ".layers." in name else 1.0)
+    return size * _COPIES.get(bits, 1.0) + (_UNPACKING if bits <= _UNPACKED_BITS else 0)
 
 
 def _weights(path: Path) -> StoredWeights:
