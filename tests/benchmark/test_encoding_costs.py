@@ -19,7 +19,7 @@ from kanna.benchmark.costs import base as costs_base
 from kanna.benchmark.costs import gguf as gguf_costs
 from kanna.benchmark.skeleton import Skeletons, few_rows
 from kanna.cli.main import cli
-from kanna.errors import UsageError
+from kanna.errors import OutputError, UsageError
 from kanna.formats import gguf
 from kanna.hardware import encoding_speed_file, measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
@@ -118,6 +118,10 @@ def test_what_contradicts_itself_is_refused(home: Path) -> None:
         kanna.bench([home / "tiny", home / "tiny"], encodings=True, export=home / "a.json")
     with pytest.raises(UsageError, match="none were asked for"):
         kanna.bench(home / "tiny", format="mlx")
+    with pytest.raises(UsageError, match="costs of encodings on qnn"):
+        kanna.bench(home / "tiny", encodings=True, provider="qnn")
+    with pytest.raises(OutputError, match="no does not exist"):
+        kanna.bench(home / "tiny", encodings=True, export=home / "no" / "a.json")
     with pytest.raises(UsageError, match="not measured for safetensors"):
         costs.get("safetensors")
 

@@ -106,8 +106,8 @@ def test_this_machine_as_a_target_holds_the_costs_of_every_runtime(
     assert not any(f in note for f in here for note in made["notes"])
     for format in here:
         fitted = kanna.fit(home / "tiny", target="here", format=format)
-        table = next(t for t in made["speeds"] if t["format"] == format)
-        assert any(row.speed_error == table["error"] for row in fitted.rows)
+        assert all(row.tokens_per_second > 0 for row in fitted.rows)
+        assert any("encodings that were measured on" in note for note in fitted.notes)
         assert fitted.target is not None and fitted.target["format"] == format
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -25,10 +26,12 @@ from kanna.hardware import (
 )
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.encoding_speed import EncodingSpeeds
+from kanna.hardware.token_work import matrix_work
 from kanna.model import Model
 from kanna.optimization.context import Context
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.speed_table import speed_goal
+from kanna.optimization.target_check import for_target
 from kanna.sources import open_source
 
 COSTS = {"q8_0": 50.0, "q4_0": 40.0, "f16": 90.0, "f32": 180.0}
@@ -110,6 +113,34 @@ def test_optimize_takes_them_in_place_of_the_roofline(home: Path) -> None:
     assert goal is not None and goal.table.basis == "roofline"
 
 
+def test_a_folder_is_predicted_by_the_costs_of_its_runtime_on_the_device(home: Path) -> None:
+    source, model = open_source(home / "tiny"), model_of(home)
+    mine = table(
+        measured_speed.shapes_mark(model), format="onnx", generation=costs_of("onnx"), prompt={}
+    )
+    device_speeds.keep("raspberry-pi-5", mine)
+    device_speeds.keep("raspberry-pi-5", table(mine.shapes))
+    choice = device_speeds.choose_for("raspberry-pi-5", "onnx")
+    asked = OptimizeRequest(
+        source=home,
+        out=home / "out",
+        format="onnx",
+        bpw=5.0,
+        min_speed=9.0,
+        target="raspberry-pi-5",
+        chosen_target=choice,
+    )
+    goal = speed_goal(asked, source, model, Context(threads=1))
+    assert goal is not None and goal.table == mine
+    work = matrix_work(model)
+    row = SimpleNamespace(tensors=[{"name": n, "encoding": "nbits4g32"} for n in work])
+    adapter = SimpleNamespace(workspace=SimpleNamespace(model=model), names={})
+    about = for_target(SimpleNamespace(request=asked, adapter=adapter), row)  # type: ignore[arg-type]
+    assert about is not None and about["outside"] is None and about["encodings"] == []
+    speed = mine.predict(("nbits4g32", w) for w in work.values())
+    assert about["tokens_per_second"] == speed.generation and about["speed_error"] == 0.08
+
+
 def test_this_machine_takes_what_was_measured_on_it(home: Path) -> None:
     model, gguf = model_of(home), formats.get("gguf")
     [unknown] = kanna.targets("here", measure=True).notes
@@ -179,15 +210,27 @@ def test_a_device_holds_the_costs_of_several_runtimes(format: str, home: Path) -
     fitted = kanna.fit(tiny, target="raspberry-pi-5", format=format)
     rows = {row.preset: row for row in fitted.rows}
     same = {row.preset: row for row in kanna.fit(tiny, speeds=file, format=format).rows}
-    # What is static, in 8 bits, has encodings of its own that nobody measures.
-    known = {p: row for p, row in rows.items() if row.speed_error == 0.08}
-    assert len(known) > len(formats.get(format).compared_presets)
-    assert all(row.tokens_per_second == same[p].tokens_per_second for p, row in known.items())
-    assert not any(row.tokens_per_second for p, row in rows.items() if p not in known)
+    assert all(row.tokens_per_second == same[p].tokens_per_second for p, row in rows.items())
+    assert all(row.tokens_per_second > 0 for row in rows.values())
+    # What nobody measures, such as static codes of 8 bits, counts by its bytes.
+    others = [p for p, row in rows.items() if row.speed_error != 0.08]
+    assert len(rows) - len(others) > len(formats.get(format).compared_presets)
+    assert all(rows[p].speed_error == 0.3 for p in others)
+    assert any("count by their bytes" in note for note in fitted.notes) == bool(others)
     # Nothing says that its runtime refuses an encoding, and llama.cpp's speed is not its speed.
     assert all(row.outside == 0 for row in rows.values())
     assert not any("operator table" in note for note in fitted.notes)
     assert kanna.fit(tiny, target="raspberry-pi-5").target["format"] == "gguf"  # type: ignore[index]
+
+
+def test_what_was_not_measured_counts_by_its_bytes() -> None:
+    known = table("x", generation={"q8_0": 85.0, "q4_0": 90.0}, prompt={"q8_0": 20.0})
+    whole = known.with_roofline(["q8_0", "f16"])
+    assert whole.generation["q8_0"] == 85.0 and whole.prompt["f16"] == pytest.approx(20.0)
+    # 10 and 20 microseconds a bit: 14.1 in the middle, off by the root of two for both.
+    assert whole.generation["f16"] == pytest.approx(16 * 200**0.5)
+    assert whole.error == pytest.approx(2**0.5 - 1)
+    assert known.with_roofline(["q4_0"]) == known
 
 
 def test_costs_of_a_gpu_are_of_its_backend(home: Path) -> None:

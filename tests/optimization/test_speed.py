@@ -184,7 +184,12 @@ def test_optimize_keeps_a_floor_and_reports_it(home: Path) -> None:
     assert speed["objective"] == "balanced" and speed["machine"] == "a board"
     first = speed["rows"][0]
     assert first["bytes"] <= 1_300_000 and first["predicted"] > 0 and first["measured"] > 0
-    assert speed["curve"][0]["kl"] <= speed["curve"][-1]["kl"]
+    curves = [speed["curve"], *(other["curve"] for other in speed["other_sizes"])]
+    assert len(curves) > 1 and all(curve[0]["kl"] <= curve[-1]["kl"] for curve in curves)
+    for other in speed["other_sizes"]:
+        # Bytes are the third axis: fewer of them cost divergence, more of them save some.
+        closer = speed["curve"][0]["kl"] - other["curve"][0]["kl"]
+        assert (other["bytes"] - speed["bytes"]) * closer >= 0
     page = (home / "out" / "report.html").read_text(encoding="utf-8")
     assert "KL divergence by tokens per second" in page and "predicted ÷ measured" in page
     wrong = optimizing.invoke(home, *words, "--min-speed", "5", "--format", "mlx")

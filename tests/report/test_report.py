@@ -365,8 +365,19 @@ SPEED = {
         {"tokens_per_second": 36.0 + i, "bytes": int(95e6 - 1e6 * i), "kl": 0.018 * 1.09**i}
         for i in range(15)
     ],
+    "bytes": 95_400_000,
+    "other_sizes": [
+        {
+            "bytes": size,
+            "curve": [
+                {"tokens_per_second": start + i, "bytes": size, "kl": kl * 1.09**i}
+                for i in range(12)
+            ],
+        }
+        for size, start, kl in ((81_000_000, 41.0, 0.034), (109_000_000, 33.0, 0.011))
+    ],
 }
-"""What is said of speed: files as predicted and measured, and plans at every speed."""
+"""What is said of speed: files as predicted and measured, and plans at every speed and size."""
 
 
 @pytest.fixture
@@ -444,7 +455,8 @@ def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str,
     speed = page.partition("<h2>Speed</h2>")[2].partition("<h2>")[0]
     assert speed.count('class="ring"') == 2 * (2 + 1), "what was measured, and the legend"
     assert speed.count('class="floor"') == 2 * (1 + 1) and "least speed, 45" in speed
-    assert "Q4_K_M, 104.0 MB" in speed, "bytes are the third axis"
+    assert speed.count('class="sample"') == 2 * (2 + 1), "other sizes, and the legend"
+    assert "Q4_K_M, 104.0 MB" in speed and ">81.0 MB<" in speed, "bytes are the third axis"
     times = page.partition("<h2>Time</h2>")[2].partition("</table>")[0]
     assert times.count("<tr>") == 2 and "calibrate" in times, "what has not ended has no row"
     assert all(words in times for words in ("1 min 11 s", "1 min 06 s", "2 min 22 s", "2 min 11 s"))

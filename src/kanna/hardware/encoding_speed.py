@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from statistics import geometric_mean
 from typing import Any
 
 from kanna import encodings
@@ -18,6 +19,8 @@ from kanna.hardware.token_work import TensorWork
 
 KIND = "encoding-speeds"
 """What a file of them says it is."""
+LEAST_ROOFLINE_ERROR = 0.3
+"""Of what bytes alone predict; profiles of devices that were measured say as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,27 @@ class EncodingSpeeds:
         known = generation is not None or prompt is not None
         return PredictedSpeed(
             generation=generation, prompt=prompt, error=self.error if known else None
+        )
+
+    def with_roofline(self, names: Iterable[str]) -> EncodingSpeeds:
+        """The table with encodings that nobody measured, by the speed of those that were.
+
+        A token takes their bytes ÷ the bandwidth that the measured ones reached, the geometric mean
+        of it, and the error is what that is off by for these: often a factor of two.
+
+        Args:
+            names: Encodings that the table should have; those that it has stay as they are.
+        """
+        absent = [name for name in names if name not in self.generation]
+        per_bit = [cost / encodings.get(name).bits for name, cost in self.generation.items()]
+        usual = geometric_mean(per_bit)
+        worst = max(max(one / usual, usual / one) for one in per_bit) - 1
+        prompt = dict.fromkeys(absent, geometric_mean(self.prompt.values())) if self.prompt else {}
+        return replace(
+            self,
+            generation={**self.generation, **{n: usual * encodings.get(n).bits for n in absent}},
+            prompt={**self.prompt, **prompt},
+            error=max(worst, LEAST_ROOFLINE_ERROR, self.error or 0.0) if absent else self.error,
         )
 
     def slower(self, factor: float, *, error: float) -> EncodingSpeeds:

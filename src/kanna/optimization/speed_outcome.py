@@ -9,7 +9,10 @@ from kanna.optimization.adapters.base import Adapter, PresetOffer
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof
 from kanna.optimization.report_data import preset_costs
 from kanna.optimization.search import size_range
-from kanna.plan.allocate import Choice
+from kanna.plan.allocate import Choice, largest, smallest
+
+_OTHER_SIZES = (0.85, 1.15)
+"""Shares of the bytes of matrices at which plans of other speeds are looked for, too."""
 
 
 def settle(
@@ -103,8 +106,16 @@ def _speeds(adapter: Adapter, allocation: Allocation, proved: Proof) -> dict[str
                 "measured_prompt": row.prompt_tps,
             }
         )
-    room = allocation.planned.file_bytes - allocation.planned.fixed
+    choices, planned = allocation.choices, allocation.planned
+    room = planned.file_bytes - planned.fixed
+    others = [round(room * share) for share in _OTHER_SIZES]
     return speed.to_dict() | {
         "rows": rows,
-        "curve": speed.trade_off(allocation.choices, room),
+        "bytes": planned.file_bytes,
+        "curve": speed.trade_off(choices, room),
+        "other_sizes": [
+            {"bytes": planned.fixed + other, "curve": speed.trade_off(choices, other)}
+            for other in others
+            if smallest(choices) <= other <= largest(choices)
+        ],
     }

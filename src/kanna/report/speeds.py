@@ -34,14 +34,25 @@ def speeds(speed: dict[str, Any] | None) -> str:
         (_file(row) for row in speed["rows"]),
     )
     plans = small_table(
-        "Plans of this size at other speeds: the least divergence, as predicted.",
-        ("tokens/s", "bytes of matrices", "KL divergence"),
+        "Plans of this size and of others at other speeds: the least divergence, as predicted.",
+        ("file of at most", "tokens/s", "bytes of matrices", "KL divergence"),
         (
-            (f"{p['tokens_per_second']:.4g}", format_size(p["bytes"]), f"{p['kl']:.3g}")
-            for p in speed["curve"]
+            (
+                format_size(size["bytes"]),
+                f"{p['tokens_per_second']:.4g}",
+                format_size(p["bytes"]),
+                f"{p['kl']:.3g}",
+            )
+            for size in [speed, *speed["other_sizes"]]
+            for p in size["curve"]
         ),
     )
     return files + _chart(speed) + plans
+
+
+def _points(size: dict[str, Any]) -> list[tuple[float, float]]:
+    """Tokens per second and KL divergence of the plans of a size."""
+    return [(p["tokens_per_second"], max(p["kl"], SMALLEST_KL)) for p in size["curve"]]
 
 
 def _caption(speed: dict[str, Any]) -> str:
@@ -78,11 +89,20 @@ class _File:
     measured: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plans:
+    """Tokens/s and KL divergence of plans: of the size of the file, and of other sizes."""
+
+    planned: list[tuple[float, float]]
+    others: dict[str, list[tuple[float, float]]]
+
+
 def _chart(speed: dict[str, Any]) -> str:
-    """Tokens per second across, KL divergence up, bytes in the labels: plans and files."""
-    planned = [(p["tokens_per_second"], max(p["kl"], SMALLEST_KL)) for p in speed["curve"]]
+    """Tokens per second across, KL divergence up, a line for each size: plans and files."""
+    planned = _points(speed)
     if len({round(x, 6) for x, _ in planned}) < 2:
         return ""
+    others = {format_size(size["bytes"]): _points(size) for size in speed["other_sizes"]}
     made = [
         _File(
             label=r["name"] + (f", {format_size(r['bytes'])}" if r["bytes"] else ""),
@@ -93,12 +113,12 @@ def _chart(speed: dict[str, Any]) -> str:
         for r in speed["rows"]
         if r["predicted"] and r["kl"] is not None
     ]
-    return "\n".join(_draw(planned, made, speed["floor"], frame) for frame in (WIDE, NARROW))
+    plans = _Plans(planned=planned, others=others)
+    return "\n".join(_draw(plans, made, speed["floor"], frame) for frame in (WIDE, NARROW))
 
 
-def _draw(
-    planned: list[tuple[float, float]], made: list[_File], floor: float | None, frame: Frame
-) -> str:
+def _draw(plans: _Plans, made: list[_File], floor: float | None, frame: Frame) -> str:
+    planned = plans.planned + [point for points in plans.others.values() for point in points]
     across = [x for x, _ in planned] + [f.predicted for f in made]
     across += [f.measured for f in made if f.measured] + ([floor] if floor else [])
     up = [y for _, y in planned] + [f.kl for f in made]
@@ -115,10 +135,20 @@ def _draw(
     ]
     if floor:
         parts.append(line("floor", (axes.x(floor), frame.top), (axes.x(floor), frame.base)))
-    path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in planned)
-    parts.append(f'<polyline class="planned" points="{path}"/>')
+    parts.append(_curve("planned", plans.planned, axes))
+    for size, points in plans.others.items():
+        x, y = points[-1]
+        parts += [
+            _curve("sample", points, axes),
+            text(axes.x(x) - 4, axes.y(y) - 6, size, "tick", "end"),
+        ]
     parts += _marks(made, [(axes.x(x), axes.y(y)) for x, y in planned], axes)
     return "\n".join([*parts, _legend(frame, floor), "</svg>"])
+
+
+def _curve(kind: str, points: list[tuple[float, float]], axes: Axes) -> str:
+    path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
+    return f'<polyline class="{kind}" points="{path}"/>'
 
 
 def _marks(made: list[_File], plans: list[tuple[float, float]], axes: Axes) -> list[str]:
@@ -146,15 +176,16 @@ def _measured(x: float, y: float) -> str:
 
 def _legend(frame: Frame, floor: float | None) -> str:
     """What lines and marks mean."""
-    rows = ["plans of this size, predicted", "a file, predicted", "measured"]
+    rows = ["plans of this size, predicted", "of others", "a file, predicted", "measured"]
     rows += [f"least speed, {floor:.4g}"] if floor else []
-    across = (0, 240, 410, 540) if frame is WIDE else (0, 0, 0, 0)
+    across = (0, 230, 335, 490, 595) if frame is WIDE else (0, 220, 0, 220, 0)
     parts: list[str] = []
     for number, (words, step) in enumerate(zip(rows, across, strict=False)):
         at = frame.left + step
-        y = frame.height - 26 if frame is WIDE else frame.base + 52 + number * 15
+        y = frame.height - 26 if frame is WIDE else frame.base + 52 + number // 2 * 15
         marks = (
             line("planned", (at, y), (at + 22, y)),
+            line("sample", (at, y), (at + 22, y)),
             f'<circle class="mark" cx="{at + 11}" cy="{y}" r="6"/>',
             _measured(at + 11, y),
             line("floor", (at, y), (at + 22, y)),

@@ -158,7 +158,7 @@ def fit(
             f"{chosen.runtime_title} drafts with it"
         )
     notes += target_notes(device, measured=table is not None)
-    notes += speed_notes(model, table) if table is not None else []
+    notes += speed_notes(model, table, fitted) if table is not None else []
     if chosen.size_note:
         notes.append(chosen.size_note)
     stored = ((name, t.dtype, t.shape) for name, t in model.tensors.items())

@@ -175,17 +175,15 @@ def _speeds(
 def _measured(
     model: Model, sized: SizedPlan, speeds: EncodingSpeeds | None
 ) -> PredictedSpeed | None:
-    """Tokens per second by costs that were measured; None where one of them is not known."""
+    """Tokens per second by costs that were measured, of other encodings by their bytes."""
     if speeds is None:
         return None
     # A folder has the names of Hugging Face; a graph that kanna writes those of a GGUF.
     ours = {theirs: own for own, theirs in hf_names(model).items()}
     chosen = {ours.get(e.name, e.name): e.encoding.name for e in sized.entries}
     work = matrix_work(model)
-    if chosen.keys().isdisjoint(work):  # a folder has the names of Hugging Face
-        ours = {theirs: own for own, theirs in hf_names(model).items()}
-        chosen = {ours.get(name, name): encoding for name, encoding in chosen.items()}
-    predicted = speeds.predict((chosen[n], w) for n, w in work.items() if n in chosen)
+    held = {n: chosen[n] for n in work if n in chosen}
+    predicted = speeds.with_roofline({*held.values()}).predict((held[n], work[n]) for n in held)
     return None if predicted.generation is None else predicted
 
 

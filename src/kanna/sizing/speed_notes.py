@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kanna.hardware import measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.targets import TargetChoice
 from kanna.model import Model
+from kanna.sizing.rows import FitRow
 
 
 def target_notes(device: TargetChoice | None, *, measured: bool = False) -> list[str]:
@@ -48,16 +51,25 @@ def _not_measured(device: TargetChoice) -> str:
     )
 
 
-def speed_notes(model: Model, table: EncodingSpeeds) -> list[str]:
+def speed_notes(model: Model, table: EncodingSpeeds, rows: Sequence[FitRow]) -> list[str]:
     """Where speeds come from, and how far they may be off.
 
     Args:
         model: Whose speeds are predicted.
         table: What encodings cost.
+        rows: The presets.
     """
     other = table.shapes and table.shapes != measured_speed.shapes_mark(model)
     shapes = " at the shapes of another model" if other else ""
     error = f", within a factor of {1 + table.error:.3g}" if table.error else ""
     threads = f" with {table.threads} thread{'s' * (table.threads > 1)}" if table.threads else ""
     measured = f"measured on {table.machine}{threads}{shapes}{error}"
-    return [f"tokens/s by costs of encodings that were {measured}"]
+    notes = [f"tokens/s by costs of encodings that were {measured}"]
+    by_bytes = {row.preset: row.speed_error for row in rows if row.speed_error != table.error}
+    if by_bytes:
+        worst = max(error or 0.0 for error in by_bytes.values())
+        notes.append(
+            f"of {', '.join(by_bytes)}, encodings that were not measured count by their bytes, at "
+            f"the speed of those that were: within a factor of {1 + worst:.3g}"
+        )
+    return notes

@@ -14,6 +14,7 @@ from kanna import formats
 from kanna._util import own_files, plugins
 from kanna._util.atomic import write_json
 from kanna._util.bars import shown
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.benchmark.costs.base import Costs
 from kanna.errors import OutputError, UsageError
@@ -65,6 +66,11 @@ def measured(
     """
     if export is not None and len(references) != 1:
         raise UsageError(f"costs at {len(references)} shapes for one file", expected="one model")
+    if export is not None and not (folder := Path(export).parent).is_dir():
+        # Before minutes of measuring.
+        raise OutputError(
+            absent(folder), expected="a folder for the file", todo="make it, or name another file"
+        )
     get(format).require()
     shown_progress = shown(progress)
     tables: list[EncodingSpeeds] = []
