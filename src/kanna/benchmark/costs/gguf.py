@@ -37,6 +37,8 @@ WEIGHTS = 64_000_000
 ROUNDS, TOKENS, PROMPT = 5, (12, 64), 512
 _LEAST = 0.02
 """Of the cost of BASE: noise makes no encoding free."""
+_LEAST_HEAD = 0.25
+"""Of what a weight costs in the layers, with all that goes on there, one costs in the head."""
 _PRESETS = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q8_0")
 """Whole files that the table is tried on; those that the shapes refuse are left out."""
 
@@ -142,12 +144,14 @@ class SkeletonBench:
         more = most - self._weights(self._short)
 
         def line(of_long: float, of_short: float, beside: float) -> tuple[float, float]:
-            """Seconds of a weight, and of none."""
+            """Seconds of a weight in the layers, and of what is no layer."""
+            highest = of_long / (most + _LEAST_HEAD * beside)
             slope = (of_long - of_short) / more if more > 0 else of_long / (most + beside)
-            slope = min(max(slope, 0.1 * of_long / (most + beside)), of_long / (most + beside))
-            return slope, max(0.0, of_long - slope * (most + beside))
+            slope = min(max(slope, 0.1 * highest), highest)
+            return slope, of_long - slope * most
 
-        cost, token = line(min(long.generation), min(short.generation), head)
+        cost, rest = line(min(long.generation), min(short.generation), head)
+        of_head = min(cost, rest / head) if head else cost
         read, prompt_token = line(min(long.prompt), min(short.prompt), 0.0)
         slowest = max(long.generation) / min(long.generation)
         return EncodingSpeeds(
@@ -155,10 +159,10 @@ class SkeletonBench:
             build=FORMAT.build(),
             threads=self._threads,
             shapes=measured_speed.shapes_mark(self._model),
-            token=token * 1e6,
+            token=max(0.0, rest - of_head * head) * 1e6,
             prompt_token=prompt_token * 1e6,
             generation={BASE: cost * 1e12},
-            head={BASE: cost * 1e12},
+            head={BASE: of_head * 1e12},
             prompt={BASE: read * 1e12},
             spread={BASE: (cost * 1e12, slowest * cost * 1e12)},
         )
