@@ -36,8 +36,8 @@ __all__ = [
 _VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 ON_CPU = sys.platform != "darwin"
 """Whether mlx computes on a CPU, where kanna's engine has it compute in float32."""
-# What its process holds for any model, see formats/process_memory.py.
-_FIXED = 12_800_000
+# What its process holds for any model, and for each layer, see formats/process_memory.py.
+_FIXED, _LAYER = 6_500_000, 1_050_000
 # What scale and bias of a group grow by there, from 16 bits each.
 _WIDER_SCALES = 4
 
@@ -92,7 +92,9 @@ FORMAT = Format(
     memory=RuntimeMemory(
         value_bytes=_value_bytes,
         buffers=step_buffers(_value_bytes),
-        process=ProcessMemory(fixed=_FIXED, tokenizer=tokenizer_bytes, copied=_copied),
+        process=ProcessMemory(
+            fixed=_FIXED, layer=_LAYER, tokenizer=tokenizer_bytes, copied=_copied
+        ),
     ),
     weights=_weights,
     keeps_provenance=True,
