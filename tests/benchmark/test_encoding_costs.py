@@ -23,6 +23,7 @@ from kanna.errors import OutputError, UsageError
 from kanna.formats import gguf
 from kanna.hardware import encoding_speed_file, measured_speed
 from kanna.hardware.encoding_speed import EncodingSpeeds
+from kanna.hardware.token_work import TensorWork
 from kanna.optimization.context import Context
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.speed_table import speed_goal
@@ -76,6 +77,26 @@ def test_a_table_is_scaled_to_files_that_were_timed(home: Path) -> None:
     assert usual.error is not None and usual.error >= costs_base.LEAST_ERROR
     again = bench.finished(table.slower(100.0, error=0.0))
     assert 0.2 < again.token / usual.token < 5  # both are what was timed, not what they were before
+
+
+def test_a_slower_table_predicts_as_many_fewer_tokens() -> None:
+    work = [("q8_0", TensorWork(share=1.0, weights=1e6, head=False, shape="1000x1000"))]
+    shaped = {"1000x1000": {"q8_0": 40.0}}
+    table = EncodingSpeeds(
+        machine="here",
+        token=9.0,
+        prompt_token=3.0,
+        generation={"q8_0": 50.0},
+        prompt={"q8_0": 30.0},
+        by_shape=shaped,
+        prompt_by_shape=shaped,
+    )
+    before = table.predict(work)
+    after = table.slower(2.0, prompt=4.0, error=0.1).predict(work)
+    assert before.generation and before.prompt and after.generation and after.prompt
+    assert after.generation == pytest.approx(before.generation / 2)
+    assert after.prompt == pytest.approx(before.prompt / 4)
+    assert after.error == 0.1
 
 
 def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

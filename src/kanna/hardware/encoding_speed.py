@@ -122,24 +122,29 @@ class EncodingSpeeds:
             error=max(worst, LEAST_ROOFLINE_ERROR, self.error or 0.0) if absent else self.error,
         )
 
-    def slower(self, factor: float, *, error: float) -> EncodingSpeeds:
+    def slower(self, factor: float, *, prompt: float = 1.0, error: float) -> EncodingSpeeds:
         """The table with every cost of a generated token that many times as high.
 
         Args:
             factor: Above 1 where tokens take longer.
+            prompt: The same for tokens that are read.
             error: Of the new table.
         """
 
-        def times(costs: Mapping[str, float]) -> dict[str, float]:
+        def times(costs: Mapping[str, float], factor: float = factor) -> dict[str, float]:
             return {name: cost * factor for name, cost in costs.items()}
 
+        read = self.prompt_by_shape.items()
         return replace(
             self,
             token=self.token * factor,
+            prompt_token=self.prompt_token * prompt,
             generation=times(self.generation),
             head=times(self.head),
+            prompt=times(self.prompt, prompt),
             spread={n: (low * factor, high * factor) for n, (low, high) in self.spread.items()},
             by_shape={shape: times(costs) for shape, costs in self.by_shape.items()},
+            prompt_by_shape={shape: times(costs, prompt) for shape, costs in read},
             error=error,
         )
 

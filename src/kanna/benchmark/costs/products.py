@@ -246,16 +246,14 @@ class ProductBench:
         read = [median(taken(both) for both in rounds) for rounds in times["prompt"]]
         bare = replace(table, token=0.0, prompt_token=0.0)
         alone = [bare.predict((c[n], w) for n, w in self._work.items() if n in c) for c in chosen]
-        left = [t - 1 / (p.generation or 1e30) for t, p in zip(wrote, alone, strict=True)]
-        left_read = [t - 1 / (p.prompt or 1e30) for t, p in zip(read, alone, strict=True)]
-        token, prompt_token = max(0.0, mean(left)), max(0.0, mean(left_read))
+        token, scale = _beyond(wrote, [p.generation for p in alone])
+        prompt_token, prompt_scale = _beyond(read, [p.prompt for p in alone])
         worst = LEAST_ERROR
         for seconds, speed in zip(wrote, alone, strict=True):
-            ratio = seconds / (1 / (speed.generation or 1e30) + token)
+            ratio = seconds / (scale / (speed.generation or 1e30) + token)
             worst = max(worst, ratio - 1, 1 / ratio - 1)
-        return replace(
-            table, token=token * 1e6, prompt_token=prompt_token * 1e6, error=round(worst, 3)
-        )
+        scaled = bare.slower(scale, prompt=prompt_scale, error=round(worst, 3))
+        return replace(scaled, token=token * 1e6, prompt_token=prompt_token * 1e6)
 
     def _prompt(self) -> int:
         most = PROMPTS[self._slow]
@@ -283,6 +281,21 @@ class ProductBench:
         for tensor in result.tensors:
             chosen[ours.get(tensor["name"]) or tensor["name"]] = tensor["encoding"]
         return chosen
+
+
+def _beyond(whole: Sequence[float], speeds: Sequence[float | None]) -> tuple[float, float]:
+    """Seconds that no product accounts for, and what products cost as a share of their costs alone.
+
+    Products of few tokens read a matrix for these alone. Where whole artefacts take less than their
+    products, these cost less in them.
+
+    Args:
+        whole: Seconds per token of artefacts.
+        speeds: Tokens per second of their products alone.
+    """
+    products = [1 / speed if speed else 0.0 for speed in speeds]
+    left = mean(whole) - mean(products)
+    return (left, 1.0) if left > 0 else (0.0, mean(whole) / mean(products))
 
 
 def _sides(shape: str) -> tuple[int, int]:
