@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("optuna")
 
 import kanna  # noqa: E402
-from kanna.recipes import RecipeError, RunResult, step_run  # noqa: E402
+from kanna.optimization import adapters  # noqa: E402
+from kanna.recipes import RecipeError, RunResult, records, step_run  # noqa: E402
 from kanna.recipes.search import STUDY  # noqa: E402
 
 Write = Callable[..., Path]
@@ -121,6 +124,26 @@ def test_an_interrupted_search_goes_on(
     result = kanna.run(path, tmp_path / "out")
     assert len(result.trials) == len(set(tried(result))) == 4
     assert (tmp_path / "out" / STUDY).is_file()
+
+
+@pytest.mark.parametrize("format", adapters.names())
+def test_a_trial_begins_with_what_another_measured_in_its_format(
+    format: str, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "small-1" / "small-1", tmp_path / "small-2" / "small-2"
+    place: Any = SimpleNamespace(format=format, workspace=SimpleNamespace(folder=before))
+    left = [adapters.get(format).file(place, name) for name in ("measure.json", "probe.json")]
+    left += [before / "statistics" / "values.npy", before / ".kanna-compare.json"]
+    (before / "statistics").mkdir(parents=True)
+    for path in (*left, before / "plan.json", before.parent / records.STARTED):
+        path.write_text("{}", encoding="utf-8")
+    call = step_run.StepCall.of(
+        name="small-2", step="small", verb="optimize", key="", folder=after.parent, options={}
+    )
+    step_run._begin_with_others(call, after.parent)  # pyright: ignore[reportPrivateUsage]
+    given = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
+    assert given == {path.relative_to(before) for path in left}
+    assert all(path.samefile(after / path.relative_to(before)) for path in left)
 
 
 def test_ranges_are_searched(write: Write, tmp_path: Path) -> None:

@@ -168,12 +168,12 @@ def _begin_with_others(call: StepCall, final: Path) -> None:
     latest = max(others, key=lambda path: (path / records.STARTED).stat().st_mtime_ns)
     into = final / verb(call.instance.id, call.options)
     into.mkdir(parents=True)
-    for file in call.verb.shared:
-        before = latest / latest.name / file
-        if before.is_dir():
-            shutil.copytree(before, into / file, copy_function=_link)
-        elif before.is_file():
-            _link(before, into / file)
+    before = latest / latest.name
+    for path in (path for pattern in call.verb.shared for path in before.glob(pattern)):
+        if path.is_dir():
+            shutil.copytree(path, into / path.name, copy_function=_link)
+        else:
+            _link(path, into / path.name)
 
 
 def _link(before: str | Path, after: str | Path) -> None:

@@ -98,8 +98,8 @@ class StepVerb:
         writes: The parameter that says where that is.
         holds: Whether the step ends well, of its result; None: where the result is `ok`.
         resumes: What of an unfinished run can be used: `anew`, `same` or `any`.
-        shared: Files of an unfinished or another run of the step that this one can begin with: the
-            verb itself knows what of them still holds.
+        shared: Patterns of files of an unfinished or another run of the step that this one can
+            begin with: the verb itself knows what of them still holds.
         measures: Whether the result is about this machine.
         times: Whether the result has speeds that are measured beside it: then nothing runs beside
             the step, as beside one that `measures`.
