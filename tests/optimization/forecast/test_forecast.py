@@ -165,12 +165,14 @@ def test_a_cache_that_is_judged_at_the_end_of_its_context_counts() -> None:
 
 
 def test_graphs_of_fixed_shapes_count_each_folder_and_their_context() -> None:
-    codes = replace(_extent(), candidates=("int4_channel", "int8_channel"))
+    bare = replace(_extent(), tunes=False, compares=False)
+    codes = replace(bare, candidates=("int4_channel", "int8_channel"))
     file, short, long = (
         _seconds(replace(codes, static=static))
         for static in (None, StaticShape(64, 256), StaticShape(64, 2048))
     )
     assert 2 * file["write"] < short["write"] < 0.8 * long["write"]
+    assert 1.05 * file["prove"] < short["prove"], "three folders are proved, not two files"
     few = replace(codes, candidates=("int8_channel",), static=StaticShape(64, 256))
     assert _seconds(few)["write"] < short["write"], "fewer steps are tried for 8 bits"
 

@@ -68,6 +68,15 @@ class SearchExtent:
         return held // max(1, -(-held // HELD_TOKENS))
 
     @property
+    def proved(self) -> int:
+        """Files or folders that are written and proved: of the plan, and of the plain preset.
+
+        A plan is there before and after its scales are tuned, and in graphs of fixed shapes with
+        codes in two places.
+        """
+        return 2 + self.tunes + (self.static is not None)
+
+    @property
     def evaluated(self) -> int:
         """Windows that the result is evaluated on."""
         return self.windows or DEFAULT_WINDOWS

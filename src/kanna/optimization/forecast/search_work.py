@@ -184,7 +184,7 @@ def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
     judged = runs(shapes, tokens, rates) + attended(shapes, tokens, rates)
     filled = 2 * shapes.active * tokens / (RUNTIME * rates.products)
     filled += attended(shapes, tokens, rates)
-    files = 1 + (3 if extent.tunes else 2)  # the one that is tried, and those that are proved
+    files = 1 + extent.proved  # the one that is tried, and those
     tried = sum(
         search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
     )
@@ -251,7 +251,7 @@ def local_search(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates)
 
 def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Checks, divergence and speed of the files."""
-    files = 3 if extent.tunes else 2
+    files = extent.proved
     tokens = extent.evaluated * shapes.window
     if not extent.compares:
         checked = 1
@@ -296,7 +296,7 @@ def guard(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
 
 def report(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The page, and the divergence on each kind of text."""
-    files = 4 if extent.tunes else 3
+    files = 1 + extent.proved
     scored = runs(shapes, files * _TRIAL_WINDOWS * shapes.window, rates) if extent.compares else 0.0
     return Work(
         parallel=scored,

@@ -15,8 +15,8 @@ from kanna.optimization.forecast.rates import MachineRates
 from kanna.optimization.forecast.shapes import ModelShapes
 from kanna.optimization.forecast.work import Work
 
-_FOLDERS, _CHUNKED = 3, 2
-"""The plan in both places of codes, and the plain preset; those with codes between all nodes."""
+_CHUNKED = 2
+"""Folders with codes between all nodes: of the plan, and of the plain preset."""
 _PROCESS = 1.5
 """CPU seconds of a process that has loaded onnx, onnxruntime and a graph."""
 _RUN = 0.5
@@ -37,17 +37,18 @@ _HEAD_SIZE = 64
 
 def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The plan with codes in both places, and the plain preset of that size."""
+    folders = extent.proved
     each = _ranges(shapes, rates) + _codes(shapes, extent, rates)
     chunked = _chunks(shapes, extent, rates)
-    started = _PROCESS * (_FOLDERS + _CHUNKED) + LAYER * shapes.layers * 2 * _FOLDERS
+    started = _PROCESS * (folders + _CHUNKED) + LAYER * shapes.layers * 2 * folders
     graph, size = 4 * shapes.parameters, shapes.parameters * extent.bits / 8
     return Work(
-        parallel=_FOLDERS * each + _CHUNKED * chunked,
-        alone=rates.slowness * started + _FOLDERS * 3 * graph / rates.copied,
-        written=_FOLDERS * (graph + size),
+        parallel=folders * each + _CHUNKED * chunked,
+        alone=rates.slowness * started + folders * 3 * graph / rates.copied,
+        written=folders * (graph + size),
         memory=2 * graph + 4 * sum(m.columns**2 for m in shapes.matrices),
-        disk=2 * graph + _FOLDERS * size,
-        kept=_FOLDERS * size,
+        disk=2 * graph + folders * size,
+        kept=folders * size,
     )
 
 
