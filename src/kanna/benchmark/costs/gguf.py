@@ -148,7 +148,7 @@ class SkeletonBench:
             highest = of_long / (most + _LEAST_HEAD * beside)
             slope = (of_long - of_short) / more if more > 0 else of_long / (most + beside)
             slope = min(max(slope, 0.1 * highest), highest)
-            return slope, of_long - slope * most
+            return slope, max(0.0, of_long - slope * most)
 
         cost, rest = line(min(long.generation), min(short.generation), head)
         of_head = min(cost, rest / head) if head else cost
