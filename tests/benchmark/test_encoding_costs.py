@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,15 +69,26 @@ def test_files_of_chance_have_as_many_scales_as_weights_have() -> None:
     assert len(few_rows("q8_0", 1 << 15)) == 8 and len(few_rows("q8_0", 64, ones=True)) == 1
 
 
-def test_a_table_is_scaled_to_files_that_were_timed(home: Path) -> None:
+def test_a_table_is_scaled_to_files_that_were_timed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = open_source(home / "tiny")
     bench = gguf_costs.SkeletonBench(source, families.load_decoder(source), 1, home)
+    timed, times = bench._timed, list[Any]()  # pyright: ignore[reportPrivateUsage]
+
+    def once(files: Mapping[Path, bool]) -> list[Any]:
+        times[:] = times or timed(files)
+        return times
+
+    monkeypatch.setattr(bench, "_timed", once)
     alike = dict.fromkeys(("q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q5_0"), 50.0)
     table = EncodingSpeeds(machine="here", token=9.0, generation=alike)
     usual = bench.finished(table)
     assert usual.error is not None and usual.error >= costs_base.LEAST_ERROR
     again = bench.finished(table.slower(100.0, error=0.0))
-    assert 0.2 < again.token / usual.token < 5  # both are what was timed, not what they were before
+    # Both are what was timed, not what they were before.
+    assert again.token == pytest.approx(usual.token) and again.error == usual.error
+    assert again.generation == pytest.approx(usual.generation)
 
 
 def test_a_slower_table_predicts_as_many_fewer_tokens() -> None:

@@ -118,16 +118,16 @@ def measure_encodings(
     with own_files.scratch() as scratch:
         bench = costs.open(source, model, threads, Path(scratch))
         wanted = [n for n in names or costs.encodings(model) if bench.fits(n)]
-        absent = [n for n in wanted if table is None or n not in table.generation]
-        if table is not None and not absent and table.error is not None:
+        missing = [n for n in wanted if table is None or n not in table.generation]
+        if table is not None and not missing and table.error is not None:
             return table
-        progress.start("encodings", len(absent) + 1, "encodings")
+        progress.start("encodings", len(missing) + 1, "encodings")
         try:
             if table is None:
                 table = replace(bench.base(), backend=costs.backend())
                 measured_speed.keep(table, model, record)
             progress.advance(1, bench.usual)
-            for name in absent:
+            for name in missing:
                 if name != bench.usual:
                     table = bench.added(table, name)
                     measured_speed.keep(table, model, record)
