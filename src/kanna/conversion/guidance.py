@@ -76,14 +76,32 @@ class Guidance:
         return (json.dumps(own, indent=2) + "\n").encode()
 
     def notes(self, entries: Iterable[TensorPlan]) -> list[str]:
-        """What the user must know of an importance matrix that has holes, or is of a larger model.
+        """What the user must know of what was given and does not count everywhere.
 
         Args:
             entries: What becomes of each tensor, under its name in GGUF.
         """
+        entries = list(entries)
+        return self._unknown_encodings(entries) + self._other_names(entries)
+
+    def _unknown_encodings(self, entries: list[TensorPlan]) -> list[str]:
+        """Of matrices whose encoding the method does not know."""
+        method = methods.get(self.method)
+        if not method.needs_second_moment:
+            return []
+        searched = [e for e in entries if e.encoding.block > 1 and not method.knows(e.encoding)]
+        if not searched:
+            return []
+        labels = ", ".join(sorted({entry.encoding.label for entry in searched}))
+        return [
+            f"{method.name} does not know {labels}: values of {_some([e.name for e in searched])} "
+            "are chosen by search, with the statistics' importances of columns alone"
+        ]
+
+    def _other_names(self, entries: list[TensorPlan]) -> list[str]:
+        """Of an importance matrix that has holes, or is of a larger model."""
         if self.imatrix is None:
             return []
-        entries = list(entries)
         known = {e.name for e in entries}
         # llama-imatrix measures neither of these unless it is asked to.
         usual = {"token_embd.weight", "output.weight"}

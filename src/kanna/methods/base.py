@@ -49,6 +49,10 @@ class Method:
     summary: str
     needs_second_moment: bool = False
 
+    def knows(self, encoding: Encoding) -> bool:
+        """Whether it has a way to choose values of an encoding."""
+        return encoding.encoder is not None
+
     def encode(
         self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
     ) -> U8:

@@ -29,6 +29,10 @@ PASSES, ROUNDS = 2, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Feedback(Method):
+    def knows(self, encoding: Encoding) -> bool:
+        """Whether there is error feedback for codes of an encoding; others get `search`."""
+        return encoding.row_scale > 0 or _grid(encoding).name in _native.grids()
+
     def encode(
         self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
     ) -> U8:
@@ -38,13 +42,18 @@ class _Feedback(Method):
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )
         second_moment = inputs.second_moment
-        grid = encodings.get(encoding.grid) if encoding.grid else encoding
+        grid = _grid(encoding)
         if second_moment is None or grid.name not in _native.grids() or x.shape[1] % grid.block:
             return data
         if encoding.to_grid and encoding.from_grid:
             data = encoding.to_grid(data)
             return encoding.from_grid(_improve(grid, x, data, second_moment, threads))
         return _improve(grid, x, data, second_moment, threads)
+
+
+def _grid(encoding: Encoding) -> Encoding:
+    """The encoding whose codes an encoding's are, in another order or under another scale."""
+    return encodings.get(encoding.grid) if encoding.grid else encoding
 
 
 def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, threads: int) -> U8:

@@ -60,8 +60,8 @@ def resolve(
         encoding: Name of the encoding that every matrix gets.
         plan: A plan, with rules or without.
         weights: Importance of columns by tensor name (an imatrix), [columns] or [experts, columns].
-        second_moments: Second moment of a tensor's inputs by its name; a tensor without one gets
-            `search` in place of `gptq`.
+        second_moments: Second moment of a tensor's inputs by its name; a tensor without one, and
+            an encoding that `gptq` does not know, gets `search` in place of it.
         method: How values of tensors without a rule are chosen.
 
     Raises:
@@ -227,8 +227,9 @@ def _entry(
     guessed = quantized and tensor.name not in weights and method == "search"
     prior = prior_of(model, tensor.name) if guessed else None
     second_moment = None
-    if methods.get(method).needs_second_moment:
-        if quantized and second_moments:
+    chosen_by = methods.get(method)
+    if chosen_by.needs_second_moment:
+        if quantized and second_moments and chosen_by.knows(encoding):
             second_moment = second_moments(tensor.name)
         if second_moment is None:
             method = "search"

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import engine_artefacts
+from helpers import engine_artefacts, optimizing
 
-from kanna import convert, encodings, formats
+from kanna import calibrate, convert, encodings, formats, provenance
 from kanna.formats.openvino import MODEL, read_folder
 
 openvino: Any = pytest.importorskip("openvino")
@@ -96,3 +96,17 @@ def test_the_pipeline_for_npus_gives_the_tokens_of_the_cpu(made: dict[str, Path]
 
 def test_stock_openvino_genai_takes_nf4(made: dict[str, Path]) -> None:
     assert len(generated(made["nf4"], "CPU", CPU)[0]) == 12
+
+
+def test_nf4_says_that_statistics_count_by_columns_alone(tmp_path: Path) -> None:
+    with optimizing.folder_home(tmp_path) as home:
+        texts, source = [home / "text.txt"], home / "tiny"
+        calibrate(source, home / "stats", calibration=texts, tokens=512)
+    given: dict[str, Any] = {"statistics": home / "stats", "threads": 1}
+    made = convert(source, home / "nf4", preset="openvino:nf4", **given)
+    [note] = [note for note in made.notes if "gptq" in note]
+    assert "nf4g32" in note and "search" in note and "nbits" not in note
+    kept = json.loads((home / "nf4" / provenance.FILE).read_text())["kanna.plan.encodings"]
+    assert "nf4g32:search" in kept and "nf4g32:gptq" not in kept
+    even = convert(source, home / "int4", preset="openvino:int4", dry_run=True, **given)
+    assert not [note for note in even.notes if "gptq" in note]
