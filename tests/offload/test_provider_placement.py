@@ -58,6 +58,9 @@ def test_onnxruntime_records_what_the_cpu_computes(made: dict[str, Path]) -> Non
     assert result.offload is not None and result.offload["basis"] == placement.proof.MEASURED
     nodes = result.offload["graphs"]["model.onnx"]["nodes"]
     assert set(nodes) == {"CPUExecutionProvider"} and nodes["CPUExecutionProvider"]["MatMulNBits"]
+    [placed] = [check for check in result.checks if check.name == "cpu: model.onnx"]
+    count = sum(nodes["CPUExecutionProvider"].values())
+    assert placed.detail == f"{count} of {count} nodes, as onnxruntime placed them"
 
 
 def absent(name: str) -> bool:

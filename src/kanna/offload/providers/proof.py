@@ -186,18 +186,21 @@ def _placed(profile: ProviderProfile, name: str, graph: Mapping[str, Any]) -> Ch
     nodes: dict[str, dict[str, int]] = graph["nodes"]
     own = sum(nodes.get(profile.provider, {}).values())
     total = sum(sum(counts.values()) for counts in nodes.values())
-    parts = graph["parts"].get(profile.provider, 0)
     left = {} if profile.provider == _CPU else nodes.get(_CPU, {})
     products = {op: count for op, count in left.items() if op in placement.PRODUCTS}
-    detail = f"{own} of {total} nodes in {_parts(parts)}, as onnxruntime placed them"
+    detail = f"{own} of {total} nodes{_parts(profile, graph)}, as onnxruntime placed them"
     if left:
         named = ", ".join(f"{count} {op}" for op, count in sorted(left.items())[:6])
         detail += f"; on the CPU: {named}, such as {graph['on_cpu'][0]}"
     return Check(name=f"{profile.name}: {name}", ok=own > 0 and not products, detail=detail)
 
 
-def _parts(number: int) -> str:
-    return f"{number} part{'s' * (number != 1)}"
+def _parts(profile: ProviderProfile, graph: Mapping[str, Any]) -> str:
+    """` in 2 parts`: between them tensors are copied; the CPU has its nodes one by one."""
+    if profile.provider == _CPU:
+        return ""
+    number = graph["parts"].get(profile.provider, 0)
+    return f" in {number} part{'s' * (number != 1)}"
 
 
 def _unmeasured(
