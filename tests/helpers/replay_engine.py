@@ -5,8 +5,8 @@ For what only a clock can show.
 A request says in its field `replay` what it gets: tokens (4), wait (seconds before the head), gap
 (seconds between events), size (characters per event), message (a chat's whole message, or delta),
 cut (events after which the connection breaks), refusal (what a chat fails with; streamed, at its
-end). A model whose file is named other says something else, one named slow takes its time, a broken
-one does not start. `GET /seen` tells of it.
+end), last_words (of the process, which aborts). A model whose file is named other says something
+else, one named slow takes its time, a broken one does not start. `GET /seen` tells of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ def event(value: Any) -> bytes:
 
 def program(folder: Any) -> str:
     """A program in `folder` that runs this engine."""
-    import sys
-
     path = Path(folder) / "replay-server"
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" "$@"\n')
     path.chmod(0o755)
@@ -45,6 +44,9 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
     )
     text = ("y" if "other" in MODEL else "x") * int(how.get("size", 1))
     await asyncio.sleep(float(how.get("wait", 0.03 if "slow" in MODEL else 0)))
+    if words := how.get("last_words"):
+        print(words, file=sys.stderr, flush=True)
+        os.abort()
     usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
     base = {"id": "r", "created": 0, "model": "replay"}
     refusal = {"error": {"code": 500, "type": "server_error", "message": how.get("refusal")}}

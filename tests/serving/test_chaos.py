@@ -24,6 +24,7 @@ from helpers.gateway_process import start, stop
 from helpers.gateways import local, until
 from helpers.replay_engine import program
 
+from kanna.serving import server
 from kanna.serving.guard.keys import KeyUsage, today
 from kanna.serving.guard.ledger import Ledger
 from kanna.serving.guard.store import KeyStore
@@ -80,6 +81,26 @@ def test_kill_9_of_the_gateway_loses_no_usage_that_was_answered(
         assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], (
             "its engines ended with it"
         )
+
+
+def test_a_device_that_is_lost_is_told_and_its_engine_comes_back(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """As llama-server ends when Vulkan's driver refuses further work."""
+    lost = "terminate called\n  what():  vk::Queue::submit: ErrorDeviceLost"
+    told: list[str] = []
+    with server.warnings_told(told.append), local(tiny_gguf, tmp_path) as gateway:
+        first = gateway.main.pid
+        dies = {"prompt": "a", "replay": {"last_words": lost}}
+        status, answer = gateway.post("/v1/completions", dies)
+        assert (status, answer["error"]["code"]) == (503, "engine_restarting")
+        assert "can be sent again" in answer["error"]["message"]
+        ask = {"prompt": "a", "max_tokens": 2}
+        until(lambda: gateway.post("/v1/completions", ask)[0] == 200, 30)
+        assert gateway.main.pid != first
+    [line] = told
+    assert line.startswith("The engine of m is started again: it ended with code -6; ")
+    assert "ErrorDeviceLost" in line and "driver's log" in line and "--llama-server never" in line
 
 
 def test_a_full_disk_stops_no_answer_and_loses_no_usage(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -68,8 +68,9 @@ class EngineRun:
         with suppress(BrokenPipeError):
             self.process.stdin.write(config.to_json().encode() + b"\n")
             self.process.stdin.flush()
-        for target in (self._read_stdout, self._read_stderr):
-            threading.Thread(target=target, daemon=True).start()
+        self._errors = threading.Thread(target=self._read_stderr, daemon=True)
+        self._errors.start()
+        threading.Thread(target=self._read_stdout, daemon=True).start()
 
     @property
     def error_lines(self) -> list[str]:
@@ -87,6 +88,7 @@ class EngineRun:
             while self.process.stdout.read(4096):
                 pass
         code = self.process.wait()
+        self._errors.join(1)  # its last lines say why it ended
         if not self.ready.done():
             self.ready.set_exception(RuntimeError(f"it ended with code {code}"))
         self.ended.set_result(code)

@@ -19,6 +19,7 @@ import aiohttp
 
 from kanna.errors import ChangedError
 from kanna.formats.file_states import FileStates
+from kanna.libllama.devices import LOST
 from kanna.serving import engines
 from kanna.serving.engines.base import EMBED, GENERATE, RANK, SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
@@ -30,6 +31,12 @@ BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before a restart, by how many runs in a row never became ready."""
 MAX_FAILED_STARTS = 3
 """Runs in a row that never became ready before the engine counts as broken."""
+_SHORT_LIFE = 5.0
+"""Seconds from its start within which an engine that ended did so at once."""
+_WHEN_LOST = (
+    "look at the driver's log: the device was lost, has no memory left, or its driver failed; "
+    "kanna serve --llama-server never computes on the CPU"
+)
 _HEALTH_TIME = 20.0
 _MEASURED = {GENERATE: "/v1/completions", EMBED: "/v1/embeddings", RANK: "/v1/rerank"}
 """The route by which the speed of an engine is measured, by its role."""
@@ -164,6 +171,11 @@ class EngineProcess:
                 await self._until_ready(session, run)
                 failed_starts = 0
                 self.reason = await self._until_end(session, run)
+                if self.reason != warned or time.monotonic() - started > _SHORT_LIFE:
+                    LOG.warning(
+                        "The engine of %s is started again: %s", self.config.name, self.reason
+                    )
+                warned = self.reason
             except (RuntimeError, asyncio.TimeoutError, ChangedError) as error:
                 failed_starts += 1
                 known = error.found if isinstance(error, ChangedError) else str(error)
@@ -183,7 +195,7 @@ class EngineProcess:
             self.restarts += 1
             self._on_death()
             delay = BACKOFF[min(failed_starts, len(BACKOFF) - 1)]
-            if failed_starts == 0 and time.monotonic() - started < 5:
+            if failed_starts == 0 and time.monotonic() - started < _SHORT_LIFE:
                 delay = 0.5  # it came up and died at once: no busy loop
             await asyncio.sleep(delay)
             self.spawn()
@@ -227,9 +239,8 @@ class EngineProcess:
         try:
             await asyncio.wait([ended, watching], return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                return f"it ended with code {run.process.returncode}"
+                return _end_of(run)
             reason = watching.result()
-            LOG.warning("The engine of %s is started again: %s", self.config.name, reason)
             self._begin_restart()  # before it is gone: nobody is sent to it any more
             run.process.kill()
             await ended
@@ -264,6 +275,14 @@ def _without_folders(text: str, config: EngineConfig) -> str:
     for path in filter(None, (config.path, config.draft, *config.adapters)):
         text = text.replace(path, Path(path).name).replace(f"{Path(path).parent}{os.sep}", "")
     return _FOLDERS.sub("", text)
+
+
+def _end_of(run: EngineRun) -> str:
+    """Why a process that served has ended, and of a lost device what to do."""
+    known = [f"it ended with code {run.process.returncode}", *run.error_lines]
+    if LOST.search(known[-1]):
+        known.append(_WHEN_LOST)
+    return "; ".join(known)
 
 
 async def _announcement(run: EngineRun) -> dict[str, Any]:
