@@ -13,7 +13,7 @@ from kanna._util import arguments
 from kanna._util.atomic import write_text
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
-from kanna.benchmark import costs
+from kanna.benchmark import costs, load
 from kanna.errors import FormatError, OutputError, UsageError
 from kanna.families import load_decoder
 from kanna.hardware import device_speeds, encoding_speed_file, measured_speed, this_machine
@@ -64,9 +64,9 @@ def targets(
     wanted = arguments.names(format)
     _check(measure=measure, wanted=wanted, model=model, speeds=speeds, overwrite=overwrite)
     if measure:
-        path = _new_profile(name, overwrite=overwrite)
+        path, meter = _new_profile(name, overwrite=overwrite), load.LoadMeter()
         _measure(wanted, model or MODEL, offline, shown(progress))
-        return _add(path)
+        return _add(path, meter)
     if name is not None:
         if ":" in name:
             profiles.choose(name)
@@ -165,7 +165,7 @@ def _measure(wanted: Sequence[str], model: str | Path, offline: bool, progress: 
         costs.measure_encodings(source, decoder, format, progress=progress)
 
 
-def _add(path: Path) -> TargetsResult:
+def _add(path: Path, meter: load.LoadMeter) -> TargetsResult:
     """Write the profile of this machine, and beside it what is known of costs here."""
     installed = [
         name
@@ -176,9 +176,9 @@ def _add(path: Path) -> TargetsResult:
     for name in installed:
         those = runs.setdefault(costs.get(name).backend(), [])
         those += [name] if name not in those else []
-    text = yaml.safe_dump(
-        this_machine.profile(runs), sort_keys=False, allow_unicode=True, width=100
-    )
+    profile = this_machine.profile(runs)
+    busy = load.remark(meter.others())
+    text = yaml.safe_dump(profile, sort_keys=False, allow_unicode=True, width=100)
     tables = [
         table
         for name in installed
@@ -188,7 +188,8 @@ def _add(path: Path) -> TargetsResult:
     write_text(path, text)
     for table in tables:
         device_speeds.keep(path.stem, table)
-    return _shown(profiles.devices(path.stem), str(path), _unmeasured(path.stem, installed, tables))
+    notes = [*_unmeasured(path.stem, installed, tables), *([busy] if busy else [])]
+    return _shown(profiles.devices(path.stem), str(path), notes)
 
 
 def _unmeasured(name: str, installed: Sequence[str], tables: Sequence[EncodingSpeeds]) -> list[str]:

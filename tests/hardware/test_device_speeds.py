@@ -8,12 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from helpers import tiny_models
 
 import kanna
 from kanna import encodings, families, formats
-from kanna.benchmark import costs
+from kanna.benchmark import costs, load
 from kanna.cli.main import cli
 from kanna.encodings import grouped
 from kanna.errors import FormatError, UnsupportedError, UsageError
@@ -23,6 +24,7 @@ from kanna.hardware import (
     encoding_speed_file,
     measured_speed,
     targets,
+    this_machine,
 )
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.encoding_speed import EncodingSpeeds
@@ -141,9 +143,13 @@ def test_a_folder_is_predicted_by_the_costs_of_its_runtime_on_the_device(home: P
     assert about["tokens_per_second"] == speed.generation and about["speed_error"] == 0.08
 
 
-def test_this_machine_takes_what_was_measured_on_it(home: Path) -> None:
+def test_this_machine_takes_what_was_measured_on_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, gguf = model_of(home), formats.get("gguf")
-    [unknown] = kanna.targets("here", measure=True).notes
+    monkeypatch.setattr(load.LoadMeter, "others", lambda _: 0.5)
+    unknown, busy = kanna.targets("here", measure=True).notes
+    assert "other programs took 50%" in busy
     assert "gguf" in unknown and "--measure --overwrite --format" in unknown
     mine = table(measured_speed.shapes_mark(model))
     measured_speed.keep(mine, model, gguf)
@@ -247,6 +253,18 @@ def test_costs_of_a_gpu_are_of_its_backend(home: Path) -> None:
     assert kanna.fit(tiny, target="mac-m2", format="mlx").target["backend"] == "cpu"  # type: ignore[index]
     with pytest.raises(UsageError, match="nothing is known of what mac-m2-8gb:metal"):
         kanna.fit(tiny, target="mac-m2:metal", format="mlx")
+
+
+@pytest.mark.parametrize("gpu", ["metal", "cuda"])
+def test_a_gpu_of_this_machine_is_a_backend_of_its_profile(gpu: str, home: Path) -> None:
+    own = targets.own_folder()
+    own.mkdir(parents=True)
+    profile = this_machine.profile({"cpu": ["gguf"], gpu: ["mlx"]})
+    (own / "here.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    choice = device_speeds.choose_for("here", "mlx")
+    assert choice is not None and choice.backend.name == gpu
+    assert choice.backend.efficiency is None, "no speed that nobody measured"
+    assert targets.choose("here").backend.name == "cpu"
 
 
 def test_where_nobody_measured_a_format_speed_is_not_promised(home: Path) -> None:

@@ -46,6 +46,6 @@ def remark(busy: float | None) -> str | None:
     if busy is None or busy < BUSY:
         return None
     return (
-        f"other programs took {busy:.0%} of the processors while speed was measured: take the "
-        "ranges as what they are, and measure again on an idle machine"
+        f"other programs took {busy:.0%} of the processors while speed was measured: figures are "
+        "those of a busy machine; measure again on an idle one"
     )

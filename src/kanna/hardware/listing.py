@@ -27,7 +27,8 @@ class TargetsResult(Result):
             backend and set of shapes.
         runs: Names of the formats that each backend of that device runs, by its profile or as
             measured.
-        notes: Profiles of the user that cannot be read, and why.
+        notes: Profiles of the user that cannot be read, and why; what was not measured here, or
+            beside other work.
     """
 
     devices: list[DeviceProfile]
