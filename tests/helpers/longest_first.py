@@ -23,6 +23,7 @@ LONGEST = (
     "optimization/tuning/test_folder.py",
     "optimization/adapters/test_onnx.py",
     "optimization/adapters/test_mlx.py",
+    "optimization/adapters/test_onnx_static.py",
     "hostile/test_killed.py",
 )
 """Half a minute of a processor or more, below tests/; the others follow in their own order."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kanna._util.disk import folder_size
+from kanna.conversion import onnx_derived
 from kanna.plan import load
 
 pytest.importorskip("torch")
@@ -22,7 +23,11 @@ from helpers import optimizing  # noqa: E402 - needs torch
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with optimizing.folder_home(tmp_path_factory.mktemp("static")) as home:
+    with (
+        optimizing.folder_home(tmp_path_factory.mktemp("static")) as home,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(onnx_derived, "TOKENS", 1024)
         yield home
 
 

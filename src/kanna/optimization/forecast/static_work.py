@@ -7,7 +7,7 @@ and so the work, is that of the presets, whatever an optimization is calibrated 
 
 from __future__ import annotations
 
-from kanna.conversion.onnx_derived import TOKENS
+from kanna.conversion import onnx_derived
 from kanna.optimization.forecast.calibration_work import ATTENTION, LAYER, forward
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import factor_seconds, gptq_seconds
@@ -57,9 +57,9 @@ def _ranges(shapes: ModelShapes, rates: MachineRates) -> float:
     read = sum(site[0].columns for site in shapes.sites())
     given = sum(m.rows for m in shapes.matrices if m.site is not None)
     products = 2 * shapes.head + 2 * sum(site[0].columns ** 2 for site in shapes.sites())
-    seconds = forward(shapes, TOKENS, rates) + TOKENS * products / rates.products
-    seconds /= _RUN
-    return seconds + _SEEN * 4 * TOKENS * (read + given) / rates.copied
+    tokens = onnx_derived.TOKENS
+    seconds = (forward(shapes, tokens, rates) + tokens * products / rates.products) / _RUN
+    return seconds + _SEEN * 4 * tokens * (read + given) / rates.copied
 
 
 def _codes(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> float:
@@ -77,13 +77,13 @@ def _codes(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> fl
 
 def _chunks(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> float:
     """CPU seconds of the text through the graph that reads a chunk, every value looked at."""
-    static = extent.static
+    static, tokens = extent.static, onnx_derived.TOKENS
     assert static is not None, "no shapes were asked for"
     products = 2 * (shapes.active + shapes.head)
     products += ATTENTION * 4 * static.context * shapes.heads * shapes.layers
     states = _STATES * shapes.hidden + _SCORES * static.context * shapes.heads / _HEAD_SIZE
-    values = TOKENS * (states * shapes.layers + shapes.vocabulary)
-    decoded = TOKENS / static.chunk * (shapes.body + shapes.head)
+    values = tokens * (states * shapes.layers + shapes.vocabulary)
+    decoded = tokens / static.chunk * (shapes.body + shapes.head)
     moved = 4 * (_SEEN * values + _DECODED * decoded)
-    looked = rates.slowness * _LOOKED * shapes.layers * TOKENS / static.chunk
-    return TOKENS * products / (_RUN * rates.products) + moved / rates.copied + looked
+    looked = rates.slowness * _LOOKED * shapes.layers * tokens / static.chunk
+    return tokens * products / (_RUN * rates.products) + moved / rates.copied + looked
