@@ -65,3 +65,26 @@ def test_scales_in_half_precision_are_those_that_values_are_read_with(
     codes = values / scales
     assert np.allclose(codes, np.rint(codes), atol=1e-3)
     assert np.abs(values - x)[2:].max() <= 1.01 * scales.max()
+
+
+@pytest.mark.parametrize("bits", channel.BITS)
+def test_codes_are_chosen_for_the_scales_that_half_precision_has(bits: int) -> None:
+    """Of rows so small that it has few, and of some beyond its largest."""
+    rng = np.random.default_rng(5)
+    inputs = rng.standard_normal((256, 64)).astype(np.float32)
+    second: F32 = (inputs.T @ inputs / len(inputs)).astype(np.float32)
+    known = Inputs(
+        weights=np.ascontiguousarray(second.diagonal()),
+        second_moment=SecondMoment(lambda: [second], shrink=0.0),
+    )
+    x = rng.standard_normal((8, 64)).astype(np.float32)
+    small = np.array([2e-7, 4e-7, 1e-6, 3e-6], np.float32) * 2 ** (bits - 1) / 3
+    x[:4], x[7] = x[:4] * small[:, None], x[7] * 1e8
+    encoding = encodings.get(channel.name_of(bits, half=True))
+
+    def errors(method: str) -> F32:
+        decoded = encoding.decode(methods.get(method).encode(encoding, x, known), 64)
+        assert np.isfinite(decoded).all()
+        return np.square(inputs @ (decoded - x).T).sum(axis=0)[:7]
+
+    assert (errors("gptq") <= errors("search")).all()

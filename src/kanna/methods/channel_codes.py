@@ -3,7 +3,7 @@
 Scales are searched on the mean squares of the inputs. Rows of the matrix are then rounded one by
 one, each making up for the errors of those before it (GPTQ, arXiv:2210.17323), under the second
 moment of the inputs, shrunk toward its diagonal. Every scale is then the one of least squares for
-its codes, and the rows are rounded once more for it.
+its codes, and the rows are rounded once more for it. A column that does not gain keeps its search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna.encodings.base import Encoding
-from kanna.encodings.grouped.channel import nearest, parse, searched_scales, stored
+from kanna.encodings.grouped.channel import (
+    RowCodes,
+    nearest,
+    parse,
+    searched_scales,
+    stored,
+)
 from kanna.methods.hessian import HessianBlock, SecondMoment
 from kanna.model import F32, U8
 
@@ -49,28 +55,30 @@ def encode(encoding: Encoding, x: F32, squares: F32, second_moment: SecondMoment
     """
     kind = parse(encoding.name)
     assert kind is not None, encoding.name
-    chosen = choose(np.ascontiguousarray(x.T), squares, second_moment, kind.bits)
+    chosen = choose(np.ascontiguousarray(x.T), squares, second_moment, kind)
     return stored(np.ascontiguousarray(chosen.codes.T), chosen.scales, kind)
 
 
-def choose(weight: F32, squares: F32, second_moment: SecondMoment, bits: int) -> ColumnCodes:
-    """Codes and scales of a matrix.
+def choose(weight: F32, squares: F32, second_moment: SecondMoment, kind: RowCodes) -> ColumnCodes:
+    """Codes and scales of a matrix, the scales as they are stored.
 
     Args:
         weight: f32 [in, out].
         squares: Mean square of every input, f32 [in].
         second_moment: Of the inputs.
-        bits: Of a code, 4 or 8.
+        kind: Bits of a code, and the type of a scale.
     """
+    bits = kind.bits
     blocks = second_moment.blocks()
     parts: list[tuple[NDArray[np.int8], F32]] = []
     for start in range(0, weight.shape[1], _COLUMNS):
         part = np.ascontiguousarray(weight[:, start : start + _COLUMNS], np.float32)
-        scales = searched_scales(part, squares, bits)
-        best, least = (nearest(part, scales, bits), scales), np.full(part.shape[1], np.inf)
+        scales = kind.rounded(searched_scales(part, squares, bits))
+        codes = nearest(part, scales, bits)
+        best, least = (codes, scales), _errors(part, codes * scales, blocks)
         for _ in range(2):
             codes = np.concatenate([_block_codes(part, scales, block, bits) for block in blocks])
-            scales = _least_squares(part, codes, blocks, scales)
+            scales = kind.rounded(_least_squares(part, codes, blocks, scales))
             error = _errors(part, codes * scales, blocks)
             better = error < least
             least = np.where(better, error, least)

@@ -12,6 +12,7 @@ from helpers import tiny_models
 from helpers.onnx_logits import logits
 
 import kanna
+from kanna.encodings.grouped.channel import RowCodes
 from kanna.evaluation.divergence import compare
 from kanna.formats.onnx import files, qdq, ranges
 from kanna.formats.onnx.float_graph import FloatGraph
@@ -89,7 +90,7 @@ def test_codes_give_closer_products_than_nearest_ones(bits: int, share: float) -
     second = (fitted.T @ fitted / len(fitted)).astype(np.float32)
     blocks: list[F32] = [second]
     moment = SecondMoment(lambda: blocks, shrink=qdq.SHRINK)
-    chosen = channel_codes.choose(weight, second.diagonal(), moment, bits)
+    chosen = channel_codes.choose(weight, second.diagonal(), moment, RowCodes(bits=bits))
     most = 2 ** (bits - 1) - 1
     assert np.abs(chosen.codes.astype(int)).max() <= most
 

@@ -20,7 +20,7 @@ from kanna.model import F32, U8
 BITS = (4, 8)
 TRIED = {8: np.linspace(0.9, 1.0, 3), 4: np.linspace(0.5, 1.0, 26)}
 """Shares of the step that holds the largest value, by bits of a weight."""
-_LEAST = 2.0**-24
+_LEAST, _LARGEST = 2.0**-24, 65504.0
 """Of the scales above 0 that half precision has."""
 
 
@@ -48,7 +48,9 @@ class RowCodes:
 
     def rounded(self, scales: F32) -> F32:
         """Scales f32 [out] as they are stored."""
-        return np.maximum(scales, _LEAST).astype("<f2").astype(np.float32) if self.half else scales
+        if not self.half:
+            return scales
+        return np.clip(scales, _LEAST, _LARGEST).astype("<f2").astype(np.float32)
 
 
 def name_of(bits: int, *, half: bool = False) -> str:

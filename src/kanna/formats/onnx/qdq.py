@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.encodings.grouped.channel import RowCodes
 from kanna.formats.onnx import node_order, ranges
 from kanna.formats.onnx.float_graph import FloatGraph
 from kanna.methods import channel_codes
@@ -98,7 +99,7 @@ def quantize(graph: FloatGraph, feeds: Sequence[Mapping[str, Any]], bits: Mappin
 def _codes(weight: F32, second: F32, bits: int) -> ColumnCodes:
     """Codes of a matrix f32 [in, out] under the mean of x xᵀ over its inputs, f32 [in, in]."""
     moment = SecondMoment(lambda: [second], shrink=SHRINK)
-    return channel_codes.choose(weight, second.diagonal(), moment, bits)
+    return channel_codes.choose(weight, second.diagonal(), moment, RowCodes(bits=bits))
 
 
 def _blank(shape: Sequence[int]) -> ColumnCodes:
