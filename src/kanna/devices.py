@@ -197,8 +197,10 @@ def _unmeasured(name: str, installed: Sequence[str], tables: Sequence[EncodingSp
     absent = [format for format in installed if format not in {t.format for t in tables}]
     if not absent:
         return []
+    # The profile's own figures are of llama.cpp alone.
+    by_bytes = f"by bytes alone ({formats.DEFAULT}) or " if formats.DEFAULT in absent else ""
     return [
         f"what encodings cost here in {', '.join(absent)} was not measured yet, so that speed is "
-        f"predicted by bytes alone ({formats.DEFAULT}) or not at all: `kanna targets {name} "
+        f"predicted {by_bytes}not at all: `kanna targets {name} "
         f"--measure --overwrite --format {','.join(absent)}` measures it, minutes each"
     ]

@@ -157,7 +157,7 @@ def test_this_machine_takes_what_was_measured_on_it(
     measured_speed.keep(elsewhere, model, gguf)
     added = kanna.targets("here", measure=True, overwrite=True)
     assert added.speeds == [mine]
-    assert all("here in gguf" not in note for note in added.notes)
+    assert all("here in gguf" not in note and "(gguf)" not in note for note in added.notes)
     row = next(r for r in kanna.fit(home / "tiny", target="here").rows if r.preset == "Q8_0")
     assert row.speed_error == 0.08 and row.prompt_tokens_per_second
     measured_speed.keep(unfinished, model, gguf)
