@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,20 @@ def test_a_slower_table_predicts_as_many_fewer_tokens() -> None:
     assert after.generation == pytest.approx(before.generation / 2)
     assert after.prompt == pytest.approx(before.prompt / 4)
     assert after.error == 0.1
+
+
+def test_no_part_of_a_token_takes_less_than_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of which rounding took a cost below zero would be refused where it is read."""
+    source = open_source(home / "tiny")
+    bench = gguf_costs.SkeletonBench(source, families.load_decoder(source), 1, home)
+    for taken in np.linspace(1e-3, 1, 50).tolist():
+        times = [SimpleNamespace(generation=[s], prompt=[s]) for s in (taken, taken / 100)]
+        monkeypatch.setattr(bench, "_timed", lambda *_, times=times: times)
+        table = bench.base()
+        written = json.loads(json.dumps(table.to_dict()))
+        assert encoding_speed_file.parse(written, "a table").prompt_token >= 0
 
 
 def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
