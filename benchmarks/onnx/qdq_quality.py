@@ -48,7 +48,7 @@ from kanna.sources import open_source
 
 CHUNK, CONTEXT = 64, 256
 SHAPE = f"{CHUNK}x{CONTEXT}"
-SIZE = "29MB"
+SIZE = "17.2MB"
 """Of the folder of `kanna optimize`: between those of 4 and of 8 bits."""
 TYPES = {8: QuantType.QInt8, 4: QuantType.QInt4}
 Feed = dict[str, Any]

@@ -30,11 +30,11 @@ def test_the_log_is_moved_by_another_than_who_writes(
             database.execute("INSERT INTO counters VALUES (?, ?)", (f"{written} {'x' * 9000}", 1))
             database.commit()
             written += 1
-            return path.stat().st_size > 2 << 20
+            # It begins anew at about 256 KiB, or it would be as long as all that was written. A
+            # machine that is busy is slow to move it.
+            return path.stat().st_size > 2 << 20 and log.stat().st_size < written * 9000 * 0.8
 
         fleets.wait_for(moved)
-        # It began anew at about 256 KiB, or it would be as long as all that was written.
-        assert log.stat().st_size < written * 9000 * 0.8
         assert database.execute("SELECT COUNT(*) FROM counters") == [(written,)]
 
 

@@ -267,7 +267,7 @@ def test_the_tool_reads_a_table(tmp_path: Path) -> None:
 
 
 def test_a_profile_is_shown_once_for_all_its_sizes() -> None:
-    said = CliRunner().invoke(cli, ["targets", "amd-ryzen-ai"]).output
+    said = " ".join(CliRunner().invoke(cli, ["targets", "amd-ryzen-ai"]).output.split())
     assert said.count("cpu.efficiency") == 1
-    assert all(f"amd-ryzen-ai-{size}gb: available" in said for size in (16, 32))
+    assert all(said.count(f"amd-ryzen-ai-{size}gb:") == 2 for size in (16, 32))
     assert "instead: kanna optimize SRC" in said
