@@ -20,20 +20,11 @@ from kanna import runtime
 from kanna._util.digest import sha256
 from kanna._util.progress import Silent
 from kanna.errors import FormatError, KannaError, MissingError, OutputError
-from kanna.libllama import builds, installed
+from kanna.libllama import installed
 from kanna.runtime import building, source
 
 LIBRARY = "libllama.so"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of libraries of Linux")
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, with nothing chosen."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(builds.VARIABLE, raising=False)
-    (tmp_path / "cache").mkdir()
-    return tmp_path / "cache"
 
 
 CMAKE = """cmake_minimum_required(VERSION 3.15)

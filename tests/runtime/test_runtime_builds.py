@@ -28,15 +28,6 @@ LIBRARY = "libllama.so"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of libraries of Linux")
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, with nothing chosen."""
-    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(builds.VARIABLE, raising=False)
-    (tmp_path / "cache").mkdir()
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="module")
 def trial_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of chance that a new build is tried with."""

@@ -14,8 +14,8 @@ UNIFORM, MAGNITUDE, SQUARE, LEVEL_MAGNITUDE, LEVEL_SQUARE = range(5)
 METHODS = ("nearest", "search")
 
 
-def refuse_nonfinite(x: F32) -> None:
-    """EncodingError when `x` holds NaN or infinity: a block format has no place for them."""
+def check(x: F32, method: str) -> None:
+    """EncodingError for values that no block format has a place for, or a method that is none."""
     count = _native.count_nonfinite(x)
     if count:
         raise EncodingError(
@@ -23,15 +23,15 @@ def refuse_nonfinite(x: F32) -> None:
             expected="finite values",
             todo="repair the source, or carry this tensor as f32, f16 or bf16",
         )
+    if method not in METHODS:
+        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
 
 
 def encode(
     encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
 ) -> U8:
     """An `Encoding.encoder` of the native core."""
-    refuse_nonfinite(x)
-    if method not in METHODS:
-        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+    check(x, method)
     out = np.empty((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.require(weights, np.float32, ["C", "A"])
     # Measured weights count alone. Where there are none, or guesses, the magnitude of a value

@@ -7,9 +7,8 @@ from threading import Lock
 import numpy as np
 
 from kanna.encodings import _core
-from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings._core import check
 from kanna.encodings.base import Encoding
-from kanna.errors import EncodingError
 from kanna.libllama import quantizers
 from kanna.model import F32, U8
 
@@ -34,9 +33,7 @@ def encode(
     encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
 ) -> U8:
     """An `Encoding.encoder` that calls ggml. ggml knows one method only, so both names mean it."""
-    refuse_nonfinite(x)
-    if method not in METHODS:
-        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+    check(x, method)
     if encoding.needs_weights and weights is None:
         # ggml aborts the process without weights here: the mean square of a column is the best
         # stand-in.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings._core import check
 from kanna.encodings.base import Encoding
-from kanna.errors import EncodingError
+from kanna.encodings.grouped import nibbles
 from kanna.model import F32, U8
 
 BITS = (4, 8)
@@ -111,7 +111,7 @@ def stored(codes: NDArray[np.int8], scales: F32, kind: RowCodes) -> U8:
     """
     packed = codes.view(np.uint8)
     if kind.bits == 4:
-        packed = ((packed[:, ::2] & 15) | (packed[:, 1::2] << 4)).astype(np.uint8)
+        packed = nibbles.pack(np.bitwise_and(packed, 15, dtype=np.uint8))
     own = kind.rounded(scales).astype(kind.number).view(np.uint8)
     return np.concatenate([own.reshape(-1, kind.scale_bytes), packed], axis=1)
 
@@ -119,9 +119,7 @@ def stored(codes: NDArray[np.int8], scales: F32, kind: RowCodes) -> U8:
 def _encode(
     encoding: Encoding, x: F32, method: str, weights: F32 | None, _threads: int, _guessed: bool
 ) -> U8:
-    refuse_nonfinite(x)
-    if method not in METHODS:
-        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+    check(x, method)
     kind = _KINDS[encoding.name]
     columns = np.ascontiguousarray(x.T)
     if method == "nearest":

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings._core import check
 from kanna.encodings.affine_codes import rounded
 from kanna.encodings.base import Decode, Encode, Encoding, Plane
+from kanna.encodings.grouped import nibbles
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.encodings.small_floats import E2M1, E4M3, E8M0, MAGNITUDES_E2M1, MAGNITUDES_E4M3
-from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
 _BLOCK = 1 << 16
@@ -108,18 +108,11 @@ def _searched(mode: _Mode, x: F32, w: F32) -> tuple[U8, U8]:
     return best, codes
 
 
-def _nibbles(codes: U8) -> U8:
-    """Neighbours of the last axis in one byte, the first of them low."""
-    return np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << 4, dtype=np.uint8)
-
-
 def _encoder(mode: _Mode, number: str) -> Encode:
     def encode(
         encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
     ) -> U8:
-        refuse_nonfinite(x)
-        if method not in METHODS:
-            raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+        check(x, method)
         rows, cols = x.shape
         out = np.empty((rows, encoding.row_bytes(cols)), np.uint8)
         step = max(1, _BLOCK // cols)
@@ -136,7 +129,7 @@ def _encoder(mode: _Mode, number: str) -> Encode:
                     mode, groups, np.tile(w.reshape(-1, mode.group), (len(part), 1))
                 )
             if mode.bits == 4:
-                codes = _nibbles(codes)
+                codes = nibbles.pack(codes)
             out[at : at + step] = np.concatenate([codes, scales[:, None]], axis=1).reshape(
                 len(part), -1
             )
@@ -150,7 +143,7 @@ def _decoder(mode: _Mode) -> Decode:
         blocks = data.reshape(-1, encoding.block_bytes)
         codes, scales = blocks[:, :-1], blocks[:, -1]
         if mode.bits == 4:
-            codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
+            codes = nibbles.unpack(codes)
         values = (E2M1 if mode.bits == 4 else E4M3)[codes] * _scale_values(mode, scales)[:, None]
         return values.reshape(-1, cols).astype(np.float32)
 
@@ -171,9 +164,7 @@ def _to_ggml(per: int, group: int) -> Callable[[U8], U8]:
 
     def convert(data: U8) -> U8:
         blocks = data.reshape(len(data), -1, per, group // 2 + 1)
-        codes = np.stack([blocks[..., :-1] & 15, blocks[..., :-1] >> 4], axis=-1).reshape(
-            *blocks.shape[:3], group
-        )
+        codes = nibbles.unpack(blocks[..., :-1])
         packed = np.bitwise_or(
             codes[..., : group // 2], codes[..., group // 2 :] << 4, dtype=np.uint8
         )
@@ -188,7 +179,7 @@ def _from_ggml(per: int, group: int) -> Callable[[U8], U8]:
         blocks = data.reshape(len(data), -1, per * (group // 2 + 1))
         packed = blocks[..., per:].reshape(*blocks.shape[:2], per, group // 2)
         codes: U8 = np.concatenate([packed & 15, packed >> 4], axis=3, dtype=np.uint8)
-        return np.concatenate([_nibbles(codes), blocks[..., :per, None]], axis=3).reshape(
+        return np.concatenate([nibbles.pack(codes), blocks[..., :per, None]], axis=3).reshape(
             len(data), -1
         )
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings._core import check
 from kanna.encodings.base import Encoding
-from kanna.errors import EncodingError, UnsupportedError
+from kanna.encodings.grouped import nibbles
+from kanna.errors import UnsupportedError
 from kanna.model import F32, U8
 
 GROUPS = (32, 64, 128, 256)
@@ -111,9 +112,7 @@ def _tried(x: F32, weights: F32, full: F32) -> Iterator[F32]:
 def _encode(
     encoding: Encoding, x: F32, method: str, weights: F32 | None, _threads: int, _guessed: bool
 ) -> U8:
-    refuse_nonfinite(x)
-    if method not in METHODS:
-        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+    check(x, method)
     (rows, cols), group = x.shape, encoding.block
     out = np.empty((rows, encoding.row_bytes(cols)), np.uint8)
     importance = (np.ones(cols, np.float32) if weights is None else weights).reshape(-1, group)
@@ -126,7 +125,7 @@ def _encode(
             codes = _codes(values, scales)
         else:
             scales, codes = _searched(values, np.tile(importance, (len(part), 1)))
-        packed = np.bitwise_or(codes[:, ::2], codes[:, 1::2] << 4, dtype=np.uint8)
+        packed = nibbles.pack(codes)
         halves = scales.astype("<f2").view(np.uint8).reshape(-1, _SCALE)
         out[at : at + step] = np.concatenate([packed, halves], axis=1).reshape(len(part), -1)
     return out
@@ -134,8 +133,7 @@ def _encode(
 
 def _decode(encoding: Encoding, data: U8, cols: int) -> F32:
     blocks = data.reshape(-1, encoding.block_bytes)
-    packed = blocks[:, :-_SCALE]
-    codes = np.stack([packed & 15, packed >> 4], axis=2).reshape(len(blocks), -1)
+    codes = nibbles.unpack(blocks[:, :-_SCALE])
     scales = np.ascontiguousarray(blocks[:, -_SCALE:]).view("<f2").astype(np.float32)
     return (LEVELS[codes] * scales).reshape(-1, cols)
 
