@@ -44,10 +44,12 @@ audit: | $(BIN)/python ## known vulnerabilities of what is pinned; asks the pack
 	@for lock in src/kanna/packaging/locks/*.txt; do \
 		$(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
+# A test that hangs shows where; a process of tests that dies ends the run, which would wait for ever.
+ENDING := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
 test: $(VENV)/.dev style ## lint and every test, on a fresh clone
 	@test -z "$$(find $(BUILT) -newer $(VENV)/.dev ! -name '*.pyc' ! -name __pycache__ ! -name '*.so' -print -quit)" \
 		|| $(BIN)/pip install -q --force-reinstall --no-deps .
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(ENDING) tests
 
 style: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.tiny_models import make
 
 import kanna
 from kanna._util import atomic, locks, own_files, verified
-from kanna._util.interruption import Terminated, ending_orderly
 from kanna.errors import OutputError
 
 HOLDER = """
@@ -137,36 +133,47 @@ def test_only_what_is_ours_and_left_is_removed(tmp_path: Path) -> None:
     assert left == {living, away, link, *theirs}
 
 
-ENTERED: dict[str, tuple[Callable[[Path], AbstractContextManager[object]], Any, str]] = {
-    "a lock": (lambda home: locks.holding(home / "x", "convert"), os, "ftruncate"),
+ENTERED = {
+    "a lock": ("locks.holding(home / 'x', 'convert')", "os", "ftruncate"),
     "a lock in a new folder": (
-        lambda home: locks.holding(home / "a" / "b" / "x", "convert", parents=True),
-        Path,
+        "locks.holding(home / 'a' / 'b' / 'x', 'convert', parents=True)",
+        "Path",
         "mkdir",
     ),
-    "a folder of work": (lambda home: own_files.scratch(home), Path, "mkdir"),
+    "a folder of work": ("own_files.scratch(home)", "Path", "mkdir"),
 }
+"""What is entered, and the function after which the signal comes."""
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+from kanna._util import locks, own_files
+from kanna._util.interruption import Terminated, ending_orderly
+home = Path(sys.argv[1])
+original = {owner}.{function}
+def interrupted(*values, **options):
+    answer = original(*values, **options)
+    {owner}.{function} = original
+    signal.raise_signal(signal.SIGTERM)
+    return answer
+try:
+    with ending_orderly():
+        {owner}.{function} = interrupted
+        with {entered}:
+            sys.exit("the signal was lost")
+except Terminated:
+    print("given up")
+"""
 
 
 @pytest.mark.parametrize("name", ENTERED)
-def test_a_signal_while_something_is_made_leaves_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    enter, owner, function = ENTERED[name]
-    original = getattr(owner, function)
-
-    def interrupted(*values: Any, **options: Any) -> Any:
-        answer = original(*values, **options)
-        if threading.current_thread() is not threading.main_thread():
-            return answer  # what earlier tests left running calls it, too, perhaps after this one
-        monkeypatch.setattr(owner, function, original)
-        signal.raise_signal(signal.SIGTERM)
-        return answer
-
-    with pytest.raises(Terminated), ending_orderly():
-        monkeypatch.setattr(owner, function, interrupted)
-        with enter(tmp_path):
-            pytest.fail("the signal was lost")
+def test_a_signal_while_something_is_made_leaves_nothing(name: str, tmp_path: Path) -> None:
+    """In a process of its own: a second signal would end this one."""
+    entered, owner, function = ENTERED[name]
+    program = ENDED.format(entered=entered, owner=owner, function=function)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "given up\n"), ended.stderr
     assert not [*tmp_path.iterdir()]
 
 
