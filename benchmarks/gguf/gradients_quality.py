@@ -1,0 +1,88 @@
+"""What the backward pass is worth: plans with gradients beside plans by relative errors.
+
+    python -m benchmarks.gguf.gradients_quality --model stories_wide   # or dithered, gemma3
+
+Without gradients an error counts relative to the outputs of its matrix. Both plans of a class have
+the bytes of its preset, the same probes of kinds of matrices in llama.cpp unless `--no-probes`, and
+values by `gptq`. Scored as optimize_quality.py does. What is finished is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.common import evaluation_text, tables, workload
+from benchmarks.common.optimize_stages import StageRunner
+from benchmarks.common.workload import Workload
+
+import kanna
+from kanna.calibration import gradients
+from kanna.evaluation import Extent, evaluate_many
+
+CLASSES = "Q4_K_M,Q3_K_M,Q2_K,IQ2_XXS"
+
+
+def main() -> None:
+    parser = workload.parser(__doc__, windows=5)
+    parser.add_argument("--classes", default=CLASSES)
+    parser.add_argument("--no-probes", action="store_true", help="predictions as they are")
+    parser.set_defaults(model="stories_wide")
+    options = parser.parse_args()
+    work = Workload(options)
+    runner = StageRunner(
+        path=work.path,
+        statistics=work.statistics(),
+        threads=work.threads,
+        tokens=options.tokens,
+    )
+    relative = replace(runner, statistics=work.folder / "statistics-relative")
+    shutil.copytree(
+        runner.statistics,
+        relative.statistics,
+        ignore=shutil.ignore_patterns(gradients.FILE, "measure.json", "probe.json"),
+        dirs_exist_ok=True,
+    )
+    rows = [_beside(work, name, (runner, relative)) for name in options.classes.split(",")]
+    tables.print_rows(rows, options.json)
+
+
+def _beside(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -> dict[str, Any]:
+    """A plan of each kind."""
+    probing = "" if work.options.no_probes else "-probed"
+    kl = work.cached(f"gradients-{size_class}{probing}", _divergences, work, size_class, runners)
+    return {
+        "size class": size_class,
+        "KL relative errors": kl[1],
+        "KL gradients": kl[0],
+        "÷": kl[0] / kl[1],
+    }
+
+
+def _divergences(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -> list[float]:
+    """Mean KL divergence of each runner's file over the kinds of text."""
+    budget = kanna.convert(work.path, preset=size_class, dry_run=True).file_bytes
+    stories = work.options.model.startswith("stories")
+    texts = evaluation_text.files(work.model, work.folder, stories=stories)
+    files = [work.folder / f"gradients-{number}.gguf" for number in range(len(runners))]
+    stage = "allocate_unprobed" if work.options.no_probes else "allocate"
+    for runner, out in zip(runners, files, strict=True):
+        plan = out.with_suffix(".json")
+        runner.run(stage, budget, plan)
+        runner.write(plan, out)
+    of = [
+        evaluate_many(
+            files,
+            reference=work.path,
+            text=text,
+            extent=Extent(windows=work.options.windows),
+            threads=work.threads,
+        )
+        for text in texts.values()
+    ]
+    return [sum(r[i].kl_mean for r in of) / len(of) for i in range(len(files))]
+
+
+if __name__ == "__main__":
+    main()
