@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import TOKENS, gradients, statistics, texts
 from kanna.calibration.windows import CalibrationWindows, cut
+from kanna.evaluation import Extent, evaluate_many
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.kl_scorer import held_out
 from kanna.optimization.tuning import distillation
@@ -189,6 +190,25 @@ class Workload:
                 ids[i * length : (i + 1) * length] for i in range(min(count, len(ids) // length))
             ]
         return result
+
+    def divergences(self, files: Sequence[Path]) -> dict[str, list[float]]:
+        """Mean KL divergence of each GGUF from the source, by kind of text."""
+        stories = self.options.model.startswith("stories")
+        return {
+            kind: [
+                result.kl_mean
+                for result in evaluate_many(
+                    files,
+                    reference=self.path,
+                    text=text,
+                    extent=Extent(windows=self.options.windows),
+                    threads=self.threads,
+                )
+            ]
+            for kind, text in evaluation_text.files(
+                self.model, self.folder, stories=stories
+            ).items()
+        }
 
 
 def tune(

@@ -16,11 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import evaluation_text, tables, workload
+from benchmarks.common import tables, workload
 from benchmarks.common.workload import Workload
 
 import kanna
-from kanna.evaluation import Extent, evaluate_many
 
 CLASSES = "Q3_K_M,Q2_K,IQ2_M,IQ2_XXS,IQ1_M"
 EFFORTS = ("balanced", "max")
@@ -48,7 +47,8 @@ def _beside(work: Workload, size_class: str) -> list[dict[str, Any]]:
     for effort in EFFORTS:
         out = folder / f"{size_class}-{effort}.gguf"
         made = work.cached(f"effort-{size_class}-{effort}", _optimized, work, out)
-        kl = work.cached(f"effort-{size_class}-{effort}-kl", _divergences, work, out)
+        name = f"effort-{size_class}-{effort}-kl"
+        kl = {kind: one for kind, (one,) in work.cached(name, work.divergences, [out]).items()}
         mean = sum(kl.values()) / len(kl)
         rows.append(
             {
@@ -89,22 +89,6 @@ def _optimized(work: Workload, out: Path) -> dict[str, Any]:
             )
             if stage and stage["kept"]
         ),
-    }
-
-
-def _divergences(work: Workload, path: Path) -> dict[str, float]:
-    """Mean KL divergence on each kind of text."""
-    stories = work.options.model.startswith("stories")
-    texts = evaluation_text.files(work.model, work.folder, stories=stories)
-    return {
-        kind: evaluate_many(
-            [path],
-            reference=work.path,
-            text=text,
-            extent=Extent(windows=work.options.windows),
-            threads=work.threads,
-        )[0].kl_mean
-        for kind, text in texts.items()
     }
 
 

@@ -13,13 +13,12 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.common import evaluation_text, tables, workload
+from benchmarks.common import tables, workload
 from benchmarks.common.optimize_stages import StageRunner
 from benchmarks.common.workload import Workload
 
 import kanna
 from kanna.calibration import gradients
-from kanna.evaluation import Extent, evaluate_many
 
 CLASSES = "Q4_K_M,Q3_K_M,Q2_K,IQ2_XXS"
 
@@ -51,7 +50,9 @@ def main() -> None:
 def _beside(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -> dict[str, Any]:
     """A plan of each kind."""
     probing = "" if work.options.no_probes else "-probed"
-    kl = work.cached(f"gradients-{size_class}{probing}", _divergences, work, size_class, runners)
+    kl = work.cached(
+        f"gradients-{size_class}{probing}", _plans_divergences, work, size_class, runners
+    )
     return {
         "size class": size_class,
         "KL relative errors": kl[1],
@@ -60,28 +61,19 @@ def _beside(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -
     }
 
 
-def _divergences(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -> list[float]:
+def _plans_divergences(
+    work: Workload, size_class: str, runners: tuple[StageRunner, ...]
+) -> list[float]:
     """Mean KL divergence of each runner's file over the kinds of text."""
     budget = kanna.convert(work.path, preset=size_class, dry_run=True).file_bytes
-    stories = work.options.model.startswith("stories")
-    texts = evaluation_text.files(work.model, work.folder, stories=stories)
     files = [work.folder / f"gradients-{number}.gguf" for number in range(len(runners))]
     stage = "allocate_unprobed" if work.options.no_probes else "allocate"
     for runner, out in zip(runners, files, strict=True):
         plan = out.with_suffix(".json")
         runner.run(stage, budget, plan)
         runner.write(plan, out)
-    of = [
-        evaluate_many(
-            files,
-            reference=work.path,
-            text=text,
-            extent=Extent(windows=work.options.windows),
-            threads=work.threads,
-        )
-        for text in texts.values()
-    ]
-    return [sum(r[i].kl_mean for r in of) / len(of) for i in range(len(files))]
+    of = work.divergences(files).values()
+    return [sum(column) / len(of) for column in zip(*of, strict=True)]
 
 
 if __name__ == "__main__":

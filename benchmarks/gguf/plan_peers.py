@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from benchmarks.common import evaluation_text, llamacpp, processes, tables, workload
+from benchmarks.common import llamacpp, processes, tables, workload
 from benchmarks.common.optimize_stages import StageRunner
 from benchmarks.common.processes import Run
 from benchmarks.common.result_file import cached
 from benchmarks.common.workload import Workload
 
-from kanna.evaluation import Extent, evaluate_many
 from kanna.sources import packages
 
 REQUIREMENTS = {
@@ -202,7 +201,8 @@ def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict
     stages.write(plan, ours)
     scored = work.folder / "peers" / "theirs.gguf"
     _with_metadata(theirs, work.path, scored)
-    kl = _divergences(work, [scored, ours])
+    of = work.divergences([scored, ours]).values()
+    kl = [sum(column) / len(of) for column in zip(*of, strict=True)]
     return {
         "MB": theirs.stat().st_size / 1e6,
         "MB ours": ours.stat().st_size / 1e6,
@@ -212,26 +212,6 @@ def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict
         "CPU s": asdict(run)["cpu"],
         "peak MB": run.resident / 1e6,
     }
-
-
-def _divergences(work: Workload, files: list[Path]) -> list[float]:
-    """Mean KL divergence of each file over the kinds of text."""
-    stories = work.options.model.startswith("stories")
-    texts = evaluation_text.files(work.model, work.folder, stories=stories)
-    of = [
-        [
-            result.kl_mean
-            for result in evaluate_many(
-                files,
-                reference=work.path,
-                text=text,
-                extent=Extent(windows=work.options.windows),
-                threads=work.threads,
-            )
-        ]
-        for text in texts.values()
-    ]
-    return [sum(column) / len(of) for column in zip(*of, strict=True)]
 
 
 def _with_metadata(theirs: Path, source: Path, out: Path) -> None:
