@@ -2,7 +2,7 @@
 
 Each trial moves a group of costs (moves.py), allocates again within the same bytes, encodes what
 changed, and scores the file window by window against the best so far. It is kept when the
-divergence falls by more than its standard error over the windows, and left early when they agree
+divergence falls and no kind of text loses (acceptance.py), and left early when the windows agree
 that it rises. The state lies in swaps.json, keyed by what it depends on.
 """
 
@@ -23,10 +23,11 @@ from kanna._util.atomic import write_json
 from kanna._util.progress import Silent
 from kanna.calibration import statistics
 from kanna.errors import PlanError
-from kanna.evaluation.stats import MIN_WINDOWS, half_width
+from kanna.evaluation.stats import half_width
 from kanna.methods import device as devices
+from kanna.optimization.acceptance import judge, log_ratios
 from kanna.optimization.adapters.base import Adapter
-from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows, KLScorer, Window
+from kanna.optimization.kl_scorer import F64, HeldOutWindows, KLScorer, Window
 from kanna.optimization.moves import first_moves, groups, moved
 from kanna.optimization.search import PlannedArtefact, search
 from kanna.plan.allocate import Choice
@@ -224,22 +225,18 @@ class LocalSearch:
         self._adapter.rewrite(paths.trial_plan, paths.trial, paths.artefact)
         best = np.array(state.scores)
         scores = scorer.kl(paths.trial, progress=Silent(), stop=lambda now: _worse(now, best))
-        difference = scores - best[: len(scores)]
-        half = half_width(difference)
-        gains = (
-            len(scores) == len(best)
-            and half is not None
-            and float(difference.mean()) < -SURE * half
-        )
+        verdict = judge(scorer.windows[: len(scores)], best[: len(scores)], scores)
+        gains = len(scores) == len(best) and verdict.kept
         state.tries.append(
             {
                 "group": group,
                 "factor": factor,
                 "changed": changed,
                 "windows": len(scores),
-                "before": float(best[: len(scores)].mean()),
-                "after": float(scores.mean()),
-                "half": half,
+                "before": verdict.mean.before,
+                "after": verdict.mean.after,
+                "half": verdict.mean.half,
+                "worse": verdict.worse,
                 "kept": gains,
             }
         )
@@ -289,9 +286,9 @@ def _alternating(windows: Sequence[Window]) -> list[Window]:
 
 def _worse(now: F64, best: F64) -> bool:
     """Whether the windows so far agree that a trial does not gain."""
-    difference = now - best[: len(now)]
-    half = half_width(difference)
-    return len(now) >= MIN_WINDOWS and half is not None and float(difference.mean()) - half > 0
+    ratios = log_ratios(best[: len(now)], now)
+    half = half_width(ratios)
+    return half is not None and float(ratios.mean()) - half > 0
 
 
 def _hash(encodings: dict[str, str]) -> str:

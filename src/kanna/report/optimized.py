@@ -227,20 +227,30 @@ def _swaps(trials: list[dict[str, Any]]) -> str:
     head = "".join(
         f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
         for i, c in enumerate(
-            ("costs of", "taken as", "tensors changed", "KL before", "KL after", "± 95 %", "kept")
+            (
+                "costs of",
+                "taken as",
+                "tensors changed",
+                "KL before",
+                "KL after",
+                "± 95 %",
+                "text that loses",
+                "kept",
+            )
         )
     )
     body = "".join(
         f'<tr><th scope="row" class="text">{html_text(s["group"])}</th>'
         f"<td>× {s['factor']:.2f}</td><td>{s['changed']}</td><td>{s['before']:.5f}</td>"
         f"<td>{s['after']:.5f}</td><td>{_or_dash(s['half'])}</td>"
+        f'<td class="text">{html_text(", ".join(s.get("worse", [])) or "–")}</td>'
         f"<td>{'✓' if s['kept'] else '–'}</td></tr>"
         for s in trials
     )
     caption = (
         "Plans of the same size, each with some costs taken as larger or smaller, in the runtime; "
-        "kept when the divergence falls by more than half that interval, about a standard error. "
-        "A trial that was clearly worse was left early."
+        "kept when the divergence falls by more than about a standard error and no kind of text "
+        "loses as much. A trial that was clearly worse was left early."
     )
     return _table(caption, head, body, region="Swaps tried", label="Swaps tried")
 
@@ -262,7 +272,7 @@ def _corrected(corrected: dict[str, Any]) -> str:
         "the layer gives. In the runtime, on calibration text that nothing was fitted to, "
         f"the divergence went from {corrected['before']:.5f} to {corrected['after']:.5f} nats"
         f"{_runner_up(corrected)}, {end}: that takes a lower mean and no kind of text that loses "
-        "more than half its interval."
+        "more than about a standard error."
     )
     return _table(caption, head, body, region="Values chosen again", label="By kind of text")
 

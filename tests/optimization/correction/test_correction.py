@@ -16,10 +16,10 @@ from helpers.same_bytes import differences
 
 import kanna
 from kanna import families
+from kanna.optimization.acceptance import EVALUATED
 from kanna.optimization.adapters.gguf import GGUFAdapter
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.correction import correction
-from kanna.optimization.correction.acceptance import EVALUATED
 from kanna.optimization.correction.deciding_text import deciding_windows, held_out_windows
 from kanna.optimization.correction.pass_text import PassText
 from kanna.optimization.correction.rounding import LayerRounding

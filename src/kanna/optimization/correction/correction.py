@@ -22,9 +22,9 @@ from kanna.calibration.devices import CPU, serves
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.model import U8
+from kanna.optimization.acceptance import Verdict, judge
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.correction import rounding
-from kanna.optimization.correction.acceptance import Verdict, judge
 from kanna.optimization.correction.layers import CorrectionPass
 from kanna.optimization.correction.pass_text import PassText
 from kanna.optimization.correction.products import DAMPING, SHARE
@@ -231,7 +231,7 @@ def _closest(trial: _Trial, made: CorrectionPass, deciding: Sequence[Window]) ->
         after=verdict.mean.after,
         half=verdict.mean.half,
         kinds=[asdict(one) for one in verdict.kinds],
-        worse=[one.kind for one in verdict.worse],
+        worse=verdict.worse,
         kept=verdict.kept,
         tensors=len(versions[best]),
         learned=made.learned if best else 0,

@@ -14,8 +14,8 @@ from kanna.errors import KannaError
 from kanna.evaluation.windows import text_for
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
+from kanna.optimization.acceptance import EVALUATED
 from kanna.optimization.context import Workspace
-from kanna.optimization.correction.acceptance import EVALUATED
 from kanna.optimization.kl_scorer import HeldOutWindows, Window
 from kanna.sources import Source, packages
 

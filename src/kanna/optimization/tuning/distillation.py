@@ -1,7 +1,7 @@
 """Scales, offsets and norms distilled from the original's logits while every code stays as it is.
 
 Trained in torch on the calibration text, watched on text that nothing was fitted to, and kept only
-when the divergence of the written artefact falls there.
+when the divergence of the written artefact falls there, and for no kind of text rises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from kanna._util.units import format_size
 from kanna.calibration.devices import CPU, is_full, pick_device, serves, within_memory
 from kanna.calibration.student import Student, bytes_needed
 from kanna.calibration.windows import CalibrationWindows
-from kanna.evaluation.stats import half_width
 from kanna.hardware.memory import memory as machine
 from kanna.model import F32, Model, Tensor, columns, num_rows
+from kanna.optimization.acceptance import judge
 from kanna.optimization.context import Workspace
-from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows
+from kanna.optimization.kl_scorer import F64, HeldOutWindows, Window
 from kanna.optimization.tuning.place import TuningDevice
 from kanna.optimization.tuning.recovery import Recovery, RecoveryResult
 from kanna.optimization.tuning.subject import TuningSubject
@@ -64,6 +64,7 @@ class TuningResult:
         seconds: Of learning and scoring.
         device: Where it learned.
         recovery: Losses on text of the domain, where that decided; see `RecoveryResult`.
+        worse: Kinds of text that lost, of those that decided.
     """
 
     before: float
@@ -76,6 +77,7 @@ class TuningResult:
     seconds: float
     device: str = CPU
     recovery: dict[str, Any] | None = None
+    worse: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -165,7 +167,11 @@ def distill(
 
     def learned() -> _Learned | None:
         training = _training(workspace, subject, ids, held, path, key, place=place)
-        return None if training is None else _learn(training, subject, plan, progress, recovery)
+        return (
+            None
+            if training is None
+            else _learn(training, subject, plan, held.trial, progress, recovery)
+        )
 
     outcome = within_memory(learned, place.lighten)
     context.note(*place.remarks)
@@ -182,8 +188,9 @@ def distill(
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
-    """What a training came to: losses by epoch, and divergences before and after."""
+    """What a training came to: losses by epoch, and divergences of windows before and after."""
 
+    windows: Sequence[Window]
     trained: list[float]
     watched: list[float]
     parameters: int
@@ -193,20 +200,19 @@ class _Learned:
 
     def result(self, seconds: float, device: str) -> TuningResult:
         """What it came to, and whether it is kept."""
-        gained, given_back = self.before - self.after, self.given_back
-        half = half_width(gained)
-        closer = half is not None and float(gained.mean()) > SURE * half
+        verdict, given_back = judge(self.windows, self.before, self.after), self.given_back
         return TuningResult(
-            before=float(self.before.mean()),
-            after=float(self.after.mean()),
-            half=half,
-            kept=closer if given_back is None else given_back.kept,
+            before=verdict.mean.before,
+            after=verdict.mean.after,
+            half=verdict.mean.half,
+            kept=verdict.kept if given_back is None else given_back.kept,
             trained=self.trained,
             watched=self.watched,
             parameters=self.parameters,
             seconds=seconds,
             device=device,
             recovery=None if given_back is None else given_back.to_dict(),
+            worse=verdict.worse,
         )
 
 
@@ -214,6 +220,7 @@ def _learn(
     training: ScaleTraining,
     subject: TuningSubject,
     plan: Path,
+    windows: Sequence[Window],
     progress: Progress,
     recovery: Recovery | None,
 ) -> _Learned:
@@ -235,6 +242,7 @@ def _learn(
         given_back = recovery.judge(subject.artefact, subject.out)
         before, after = given_back.kl_before, given_back.kl_after
     return _Learned(
+        windows=windows,
         trained=trained,
         watched=watched,
         parameters=parameters,
