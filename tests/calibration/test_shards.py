@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -96,17 +97,22 @@ def test_merged_is_used_as_the_whole(parts: Path, text: Path) -> None:
         (["part-1", "part-2", "longer"], UsageError, "longer differs from .* in tokens"),
         (["part-1", "part-2", "other"], UsageError, "other differs from .* in source"),
         (["part-1", "part-2", "torn"], FormatError, "cannot be read"),
+        (["part-1", "part-2", "short"], FormatError, "layer-00001.safetensors cannot be read"),
+        (["part-1", "part-2", "blunt"], FormatError, "gradients.safetensors cannot be read"),
         (["part-1", "plain", "part-3"], UsageError, "plain have no gradients, others have"),
     ],
 )
 def test_what_is_no_shard_of_the_text(
     parts: Path, tmp_path: Path, names: list[str], error: type[KannaError], words: str
 ) -> None:
-    """Nothing is merged, and nothing is left that looks like statistics."""
+    """Nothing is merged, and nothing is written."""
     index = json.loads((parts / "part-3" / stored.INDEX).read_text("utf-8"))
     changes = {"longer": {"tokens": 5}, "other": {"source": {"model.safetensors": "0"}}, "torn": {}}
     shutil.copytree(parts / "part-2", tmp_path / "plain")
     (tmp_path / "plain" / gradients.FILE).unlink()
+    for name, file in (("short", "layer-00001.safetensors"), ("blunt", gradients.FILE)):
+        shutil.copytree(parts / "part-3", tmp_path / name)
+        os.truncate(tmp_path / name / file, (tmp_path / name / file).stat().st_size - 4)
     for name, change in changes.items():
         folder = tmp_path / name
         folder.mkdir()
@@ -119,7 +125,7 @@ def test_what_is_no_shard_of_the_text(
     shards = [parts / name if (parts / name).exists() else tmp_path / name for name in names]
     with pytest.raises(error, match=words):
         kanna.statistics("merge", shards, tmp_path / "out", source=parts / "model")
-    assert not (tmp_path / "out" / stored.INDEX).exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_is_no_whole(parts: Path, tmp_path: Path) -> None:

@@ -69,13 +69,14 @@ def test_parts_that_are_read_here_are_merged_and_kept(
     (tmp_path / "2").rename(kept / "2-of-3")
     before = (kept / "2-of-3" / "index.json").stat().st_mtime_ns
     seen: list[int] = []
-    merge = gradients.merge
+    save = gradients.MeanGradients.save
 
-    def noted(folders: list[Path], *more: Any) -> Any:
+    def noted(rows: gradients.MeanGradients, folder: Path, key: str) -> None:
         seen.append((kept / "2-of-3" / "index.json").stat().st_mtime_ns)
-        return merge(folders, *more)
+        assert not (folder / "index.json").exists(), "which says that all of it is there"
+        save(rows, folder, key)
 
-    monkeypatch.setattr(gradients, "merge", noted)
+    monkeypatch.setattr(gradients.MeanGradients, "save", noted)
     calibrated(model, text, tmp_path / "again")
     assert seen == [before] and contents(tmp_path / "again") == contents(tmp_path / "all")
 

@@ -18,6 +18,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -164,33 +165,47 @@ def _require_numbers(by_module: dict[str, F32]) -> None:
         )
 
 
-def merge(parts: Sequence[Path], folder: Path, key: str) -> None:
-    """Write the gradients of a whole text from those of its shards.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanGradients:
+    """Mean square gradients of a whole text, from those of its shards.
 
-    Args:
-        parts: Folders of the statistics of all shards that have some.
-        folder: Folder of the statistics of the whole text.
-        key: As `gradients` has it.
-
-    Raises:
-        FormatError: One of the files is damaged, or of another model.
+    Attributes:
+        rows: f32 [rows] by tensor.
+        tokens: That were read.
     """
-    from safetensors import SafetensorError, safe_open
 
-    sums: dict[str, NDArray[np.float64]] = {}
-    total = 0
-    for path in [part / FILE for part in parts]:
-        try:
-            with safe_open(str(path), framework="np") as file:
-                tokens = int(file.metadata()["key"].partition(":")[2])
-                for name in file.keys():  # noqa: SIM118 - no mapping
-                    rows = file.get_tensor(name).astype(np.float64) * tokens
-                    sums[name] = rows + sums[name] if name in sums else rows
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise FormatError(f"{path} cannot be read: {error}", todo="calibrate again") from error
-        total += tokens
-    means = {name: (rows / total).astype(np.float32) for name, rows in sums.items()}
-    safetensors.save(folder / FILE, means, _marks(_digest(key), total))
+    rows: dict[str, F32]
+    tokens: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Path]) -> MeanGradients:
+        """Of the folders of the statistics of all shards that have some.
+
+        Raises:
+            FormatError: One of the files is damaged, or of another model.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        sums: dict[str, NDArray[np.float64]] = {}
+        total = 0
+        for path in [part / FILE for part in parts]:
+            try:
+                with safe_open(str(path), framework="np") as file:
+                    tokens = int(file.metadata()["key"].partition(":")[2])
+                    for name in file.keys():  # noqa: SIM118 - no mapping
+                        rows = file.get_tensor(name).astype(np.float64) * tokens
+                        sums[name] = rows + sums[name] if name in sums else rows
+            except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+                raise FormatError(
+                    f"{path} cannot be read: {error}", todo="calibrate again"
+                ) from error
+            total += tokens
+        means = {name: (rows / total).astype(np.float32) for name, rows in sums.items()}
+        return cls(rows=means, tokens=total)
+
+    def save(self, folder: Path, key: str) -> None:
+        """Write them beside the statistics of the whole text; `key` as `gradients` has it."""
+        safetensors.save(folder / FILE, self.rows, _marks(_digest(key), self.tokens))
 
 
 def _marks(digest: str, tokens: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from kanna._util.atomic import write_json, write_text
+from kanna._util.atomic import json_text, write_text
 from kanna._util.locks import holding
 from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject, whole
 from kanna.calibration import gradients
 from kanna.calibration import statistics as stored
+from kanna.calibration.gradients import MeanGradients
 from kanna.calibration.run import EMBEDDING
 from kanna.calibration.second_moments import ExpertSums, InputSums, step_within
 from kanna.calibration.shards.part import MOST
@@ -63,17 +65,32 @@ def merged(
         raise OutputError(f"{out} is a file or a shard", expected="another folder")
     if (out / stored.INDEX).exists() and not overwrite:
         raise OutputError(f"{out} holds statistics already", todo="--overwrite replaces them")
-    with_gradients = _with_gradients(shards, model)
+    rows = MeanGradients.of([shard.folder for shard in _with_gradients(shards, model)])
+    counts = _readable(shards)
     with holding(out, "statistics", parents=True):
         out.mkdir(parents=True, exist_ok=True)
         sweep_for(out)
         for stale in (stored.INDEX, gradients.FILE):
             (out / stale).unlink(missing_ok=True)
-        made = _write(shards, out, model, progress)
-        if with_gradients:
-            gradients.merge([shard.folder for shard in with_gradients], out, made.sha256)
+        index = _write(shards, counts, out, model, progress)
+        if rows.tokens:
+            rows.save(out, hashlib.sha256(index.encode()).hexdigest())
+        write_text(out / stored.INDEX, index)  # last: a folder with an index is complete
         progress.finish()
-    return MergedShards(statistics=made, shards=shards, gradients=bool(with_gradients))
+    made = stored.read(out)
+    return MergedShards(statistics=made, shards=shards, gradients=rows.tokens > 0)
+
+
+def _readable(shards: Sequence[Statistics]) -> Any:
+    """How often each token was read, i64 [vocabulary], when all files of all shards are whole.
+
+    Raises:
+        FormatError: One of them is damaged; nothing was written yet.
+    """
+    for shard in shards:
+        for name in shard.sites:
+            shard.read(name, "count")
+    return sum(_counts(shard) for shard in shards)
 
 
 def _with_gradients(shards: Sequence[Statistics], model: Model) -> list[Statistics]:
@@ -138,7 +155,10 @@ def _shapes(shard: Statistics) -> dict[str, tuple[object, ...]]:
     return {name: (site.file, site.tensors, site.columns, site.block) for name, site in sites}
 
 
-def _write(shards: list[Statistics], out: Path, model: Model, progress: Progress) -> Statistics:
+def _write(
+    shards: list[Statistics], counts: Any, out: Path, model: Model, progress: Progress
+) -> str:
+    """Write all but gradients and index; the text of the index."""
     first = shards[0]
     files = sorted({site.file for site in first.sites.values()})
     progress.start("merge", len(files) + 1, "layers")
@@ -151,7 +171,6 @@ def _write(shards: list[Statistics], out: Path, model: Model, progress: Progress
             entries[name] = site_entry(name, file, arrays, tensors, shard=False)
         safetensors.save(out / file, arrays)
         progress.advance(1, file)
-    counts = sum(_counts(shard) for shard in shards)
     safetensors.save(out / EMBEDDING, {"counts": counts})
     held = [(s.folder / stored.HELD_TEXT).read_text(encoding="utf-8") for s in shards]
     write_text(out / stored.HELD_TEXT, "".join(held))
@@ -163,9 +182,8 @@ def _write(shards: list[Statistics], out: Path, model: Model, progress: Progress
         info[stored.REMARKS] = remarks
     index = info | {"sites": {name: entries[name] for name in first.sites}}
     Statistics(out, index).save_imatrix(out / stored.IMATRIX)
-    write_json(out / stored.INDEX, index)  # last: a folder with an index is complete
     progress.advance(1, "index")
-    return stored.read(out)
+    return json_text(index)
 
 
 def _read(shard: Statistics, site: str) -> _Arrays:
