@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kanna
-from kanna.evaluation.reference import reference_gguf
+from kanna.evaluation.reference import is_there, reference_gguf
 from kanna.sources import packages
 
 pytest.importorskip("torch")
@@ -43,3 +43,17 @@ def test_references_of_before_go(
         used = time.time() - 3600 * hours + number
         os.utime(made[-1], (used, used))
     assert [path.exists() for path in made] == [False] * (7 - kept) + [True] * kept
+
+
+def test_whether_one_has_to_be_made_is_known_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sources: list[Path]
+) -> None:
+    monkeypatch.setattr(packages, "cache_dir", lambda: tmp_path)
+    packed = kanna.open_source(sources[0])
+    assert not is_there(packed, ["llamacpp"])
+    exact = reference_gguf(packed)
+    assert is_there(packed, ["llamacpp"]) and not is_there(packed, ["llamacpp"], hashed=False)
+    assert is_there(kanna.open_source(exact), ["llamacpp"], hashed=False), "it is its own"
+    folder = kanna.open_source(sources[0].parent / "tiny")
+    assert is_there(folder, ["onnxruntime"], hashed=False), "transformers reads it as it is"
+    assert not is_there(folder, ["llamacpp"])

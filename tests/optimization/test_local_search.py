@@ -49,7 +49,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Short windows, few rows, few tries: the same code in less time."""
     with optimizing.learning(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
-        patch.setattr(adapter_module, "WINDOWS", 1)
+        patch.setattr(adapter_module, "probe_windows", lambda _: 1)
         patch.setitem(package.EFFORTS, "max", replace(package.EFFORTS["max"], swaps=TRIES))
         yield
 
@@ -156,7 +156,7 @@ def test_a_second_run_tries_nothing_again(
     assert again["kl_mean"] == best["kl_mean"]
 
 
-def test_probes_keep_two_files_and_go_on_kind_by_kind(
+def test_probes_keep_one_file_and_go_on_kind_by_kind(
     home: Path, best: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from kanna.calibration import statistics
@@ -185,9 +185,7 @@ def test_probes_keep_two_files_and_go_on_kind_by_kind(
     monkeypatch.setattr(adapter_module, "rewrite", rewrite)
     adapter = adapter_module.GGUFAdapter(workspace_of(source, tmp_path, stats))
     probe.probe(adapter.prober(costs), costs, tmp_path / "probe.json", Stops("", 0))
-    assert made == [["floor.gguf"]] + [["floor.gguf", "kind.gguf"]] * 2, (
-        "only what was missing, two files at most"
-    )
+    assert made == [["kind.gguf"]] * 2, "only what was missing, one file at most"
     after = json.loads((tmp_path / "probe.json").read_text())
     assert {k: pytest.approx(v) for k, v in before["kinds"].items()} == after["kinds"]
     assert [p.name for p in tmp_path.iterdir()] == ["probe.json"]

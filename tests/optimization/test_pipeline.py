@@ -280,7 +280,7 @@ def test_more_than_can_be_used(home: Path) -> None:
 
 @needs_llama
 def test_balanced_measures_what_was_predicted(home: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(adapter_module, "WINDOWS", 1)
+    monkeypatch.setattr(adapter_module, "probe_windows", lambda _: 1)
     first = done(home, "--bpw", "4.5", "--effort", "balanced")
     kept = json.loads((home / "out" / "probe.json").read_text())
     kinds = {

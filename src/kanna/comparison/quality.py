@@ -15,7 +15,7 @@ from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.errors import KannaError, MissingError
 from kanna.evaluation import EvaluateResult, evaluate_many
-from kanna.evaluation.reference import reference_for
+from kanna.evaluation.reference import is_there, reference_for
 from kanna.evaluation.reference_check import require
 from kanna.report.write import plain
 from kanna.sources import Source
@@ -54,9 +54,23 @@ def check_reference(
     Raises:
         GateError: It differs from what the source's own library computes.
     """
-    names = [formats.get(name).runtime for name in used]
-    reference = reference_for(source, [name for name in names if name], progress=progress)
+    reference = reference_for(source, _runtimes(used), progress=progress)
     return require(source, reference, threads=threads) if reference else None
+
+
+def has_reference(source: Source, used: Sequence[str], *, hashed: bool = True) -> bool:
+    """Whether nothing has to be written to compare artefacts of these formats with their source.
+
+    Args:
+        source: What the artefacts will be made of.
+        used: Names of their formats.
+        hashed: Whether the source is read to find a reference from before.
+    """
+    return is_there(source, _runtimes(used), hashed=hashed)
+
+
+def _runtimes(used: Sequence[str]) -> list[str]:
+    return [name for name in (formats.get(one).runtime for one in used) if name]
 
 
 def measure_quality(

@@ -46,12 +46,32 @@ def reference_gguf(
     4e-6 in llama.cpp, in bfloat16 2e-4: too much for a reference. Raises what `open_source` and
     `convert` raise.
     """
-    path = source.path if isinstance(source, Source) else Path(source)
-    whole = not (isinstance(source, Source) and source.merged)
-    if whole and path.suffix == ".gguf" and path.is_file() and _is_exact(path):
-        return path
+    if _serves_itself(source):
+        return source.path if isinstance(source, Source) else Path(source)
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     return _cached(opened, gguf.FORMAT.suffix, gguf.FORMAT.name, progress)
+
+
+def _serves_itself(source: str | Path | Source) -> bool:
+    """Whether a source is a GGUF that is its own reference in llama.cpp."""
+    path = source.path if isinstance(source, Source) else Path(source)
+    whole = not (isinstance(source, Source) and source.merged)
+    return whole and path.suffix == ".gguf" and path.is_file() and _is_exact(path)
+
+
+def is_there(source: Source, used: Sequence[str], *, hashed: bool = True) -> bool:
+    """Whether nothing has to be written to compare artefacts of these runtimes with a source.
+
+    Args:
+        source: What the artefacts will be made of.
+        used: Names of their runtimes.
+        hashed: Whether a reference from before counts, for which the source is read; otherwise only
+            a source that is its own.
+    """
+    folder = _judge(used).is_reference
+    if _is_plain(source) if folder else _serves_itself(source):
+        return True
+    return hashed and _place(source, "" if folder else gguf.FORMAT.suffix).exists()
 
 
 def reference_folder(
@@ -68,13 +88,7 @@ def reference_folder(
     what `open_source` and `convert` raise.
     """
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
-    plain = (
-        opened.kind == "hf"
-        and not (opened.merged or opened.packed)
-        and all(t.dtype in {"f32", "f16", "bf16", "i64"} for t in opened.tensors.values())
-    )
-    # A tokenizer of another kind is converted together with the weights.
-    if plain and "tokenizer.json" in opened.files and opened.weight_files:
+    if _is_plain(opened):
         return opened.path
     return _cached(opened, "", "safetensors", progress)
 
@@ -163,19 +177,9 @@ def open_for_scoring(
 
 def _cached(source: Source, ending: str, format: str, progress: Progress | None) -> Path:
     """Path of the source in float32 in the cache folder, keyed by its hashes."""
-    from kanna import __version__
-
-    key = hashlib.sha256(
-        json.dumps(
-            # Weights of adapters are in no file.
-            [__version__, source.hashes(), *([source.merged] if source.merged else [])],
-            sort_keys=True,
-            default=str,
-        ).encode()
-    ).hexdigest()
-    folder = packages.cache_dir() / "references"
+    final = _place(source, ending)
+    folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{Path(source.name).name or 'model'}-{key[:16]}.f32{ending}"
     if final.exists():
         if verified.unchanged(final):
             verified.touch(final)
@@ -191,6 +195,33 @@ def _cached(source: Source, ending: str, format: str, progress: Progress | None)
         partial.replace(final)
     _prune(folder, final)
     return final
+
+
+def _is_plain(source: Source) -> bool:
+    """Whether transformers reads the values of a source, and its tokenizer, as they are."""
+    plain = (
+        source.kind == "hf"
+        and not (source.merged or source.packed)
+        and all(t.dtype in {"f32", "f16", "bf16", "i64"} for t in source.tensors.values())
+    )
+    # A tokenizer of another kind is converted together with the weights.
+    return plain and "tokenizer.json" in source.files and bool(source.weight_files)
+
+
+def _place(source: Source, ending: str) -> Path:
+    """Where the reference of a source is kept."""
+    from kanna import __version__
+
+    key = hashlib.sha256(
+        json.dumps(
+            # Weights of adapters are in no file.
+            [__version__, source.hashes(), *([source.merged] if source.merged else [])],
+            sort_keys=True,
+            default=str,
+        ).encode()
+    ).hexdigest()
+    name = f"{Path(source.name).name or 'model'}-{key[:16]}.f32{ending}"
+    return packages.cache_dir() / "references" / name
 
 
 def _is_exact(path: Path) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kanna._util.units import format_size
+from kanna.comparison.quality import has_reference
 from kanna.optimization.context import Context
-from kanna.optimization.forecast import accelerator_rates, machine_rates, shapes_of
+from kanna.optimization.forecast import Forecast, accelerator_rates, machine_rates, shapes_of
 from kanna.optimization.measure import CANDIDATES, unmeasured
 from kanna.optimization.preflight import CheckedRequest, asked_budget, check_request
 from kanna.optimization.request import OptimizeRequest
@@ -35,7 +37,8 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     shapes = shapes_of(model)
     accelerator, unknown = accelerator_rates(context.device)
     rates = replace(machine_rates(), accelerator=accelerator)
-    forecast = choose(request, adapter, shapes, rates, context.workers)
+    there = has_reference(adapter.workspace.source, [request.format], hashed=False)
+    forecast = choose(request, adapter, shapes, rates, context.workers, referenced=there)
     bits = forecast.extent.bits
     nbytes = request.size or request.memory or int(bits * shapes.parameters / 8)
     return OptimizeResult(
@@ -59,8 +62,16 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
         time_budget=chosen(request, forecast),
         dry_run=True,
         device=accelerator.device if accelerator else None,
-        notes=[*model.notes, *([unknown] if unknown else [])],
+        notes=[*model.notes, *([unknown] if unknown else []), *_cached(forecast)],
     )
+
+
+def _cached(forecast: Forecast) -> list[str]:
+    """What is made beside the output folder."""
+    if not forecast.cache:
+        return []
+    size = format_size(forecast.cache)
+    return [f"{size} more in the cache folder, for the source in float32, unless it is there"]
 
 
 def _check_size(checked: CheckedRequest, request: OptimizeRequest) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from kanna._util import own_files
 from kanna.benchmark import costs
 from kanna.calibration.windows import CalibrationWindows
-from kanna.comparison.quality import check_reference
+from kanna.comparison.quality import check_reference, has_reference
 from kanna.comparison.rows import Row
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
 from kanna.optimization.budget import Budget
@@ -227,7 +227,9 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     adapter.check_speed(choices, budget.nbytes - feasible.fixed)
     _note(job, budget)
     source = adapter.workspace.source
+    context.clock.restart()
     check_reference(source, [request.format], threads=context.threads, progress=context.progress)
+    context.clock.lap("reference")
     request.out.mkdir(parents=True, exist_ok=True)
     _remove_scratch(request.out)
     return job
@@ -278,7 +280,10 @@ def _forecast(request: OptimizeRequest, adapter: Adapter, spent: float) -> Forec
     accelerator, unknown = accelerator_rates(context.device)
     context.note(*([unknown] if unknown else []))
     rates = replace(machine_rates(), accelerator=accelerator)
-    forecast = choose(request, adapter, shapes, rates, context.workers, spent=spent)
+    there = has_reference(adapter.workspace.source, [request.format])
+    forecast = choose(
+        request, adapter, shapes, rates, context.workers, spent=spent, referenced=there
+    )
     check_disk(forecast, request.out)
     context.expected = {one.stage: one.seconds for one in forecast.stages}
     return replace(forecast, spent=spent)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings, methods
+from kanna._util.blas import one_thread
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import gradients
 from kanna.calibration.devices import CPU
@@ -199,7 +200,7 @@ def fill(
         file.device = meter.products.device
         statistics.feedback_device = meter.products.device
     progress.start("measure", len(tensors), "tensors")
-    with ThreadPoolExecutor(threads) as pool:
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
         for name in tensors:
             if name not in file.costs:
                 costs = meter.costs(name, pool)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kanna._util import folders
 from kanna._util.bars import duration
 from kanna._util.disk import folder_size
 from kanna._util.units import format_size
@@ -21,6 +22,7 @@ from kanna.optimization.guard import guard_tokens
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 from kanna.optimization.speed_table import untimed
+from kanna.optimization.text_extent import proof_windows
 
 MARGIN = 1.25
 """Predictions may be so far below what is taken: a budget is filled to its part."""
@@ -83,7 +85,7 @@ def extent_of(
     return SearchExtent(
         effort=effort,
         tokens=request.tokens,
-        windows=request.windows,
+        windows=_windows(request, shapes),
         candidates=tuple(adapter.candidates() or CANDIDATES),
         bits=bits_of(request, adapter, shapes),
         threads=threads,
@@ -102,6 +104,13 @@ def extent_of(
     )
 
 
+def _windows(request: OptimizeRequest, shapes: ModelShapes) -> int | None:
+    """Windows to evaluate on; None: as `evaluate` does."""
+    if request.windows is None and request.text is None:
+        return proof_windows(shapes.parameters)
+    return request.windows
+
+
 def _tunes(request: OptimizeRequest, effort: Effort, adapter: Adapter) -> bool:
     """Whether scales are tuned."""
     return (effort.tuning or request.recover) and adapter.supports_tuning
@@ -115,6 +124,7 @@ def choose(
     threads: int,
     *,
     spent: float = 0.0,
+    referenced: bool = False,
 ) -> Forecast:
     """What is done and how long it takes: as the request says, or the most that fits its time.
 
@@ -125,11 +135,12 @@ def choose(
         rates: Of the machine.
         threads: Cores that are used.
         spent: Seconds of the time budget that are gone.
+        referenced: Whether the source in float32 is there already.
 
     Raises:
         UsageError: Nothing fits; it names the least time that is possible.
     """
-    asked = extent_of(request, adapter, shapes, threads)
+    asked = replace(extent_of(request, adapter, shapes, threads), referenced=referenced)
     limit = request.time_budget
     if limit is None:
         return predict(shapes, asked, rates)
@@ -166,7 +177,7 @@ def _extents(
             asked,
             effort=effort,
             tokens=asked.tokens if "tokens" in request.named else rung.tokens,
-            windows=asked.windows if "windows" in request.named else rung.windows,
+            windows=asked.windows if "windows" in request.named else rung.windows or asked.windows,
             candidates=candidates,
             probes=effort.probing and adapter.supports_probing,
             levels=effort.probing and adapter.supports_levels,
@@ -212,19 +223,32 @@ def chosen(request: OptimizeRequest, forecast: Forecast) -> dict[str, Any] | Non
 
 
 def check_disk(forecast: Forecast, folder: Path) -> None:
-    """Raise OutputError where the disk has less than what all stages need at a time.
+    """Raise OutputError where a disk has less than what all stages need at a time.
 
     Args:
         forecast: What is done.
         folder: The output folder, which may not be there yet; what lies in it is counted as done.
     """
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-    ours = folder_size(folder)
-    needed = max(s.disk for s in forecast.stages if s.stage not in _WITHOUT)
-    free = shutil.disk_usage(there).free
-    if needed > free + ours:
+    needed = max(s.disk for s in forecast.stages if s.stage not in _WITHOUT) - folder_size(folder)
+    there, cache = _existing(folder), _existing(folders.cache_folder())
+    cached, words = forecast.cache, "what the stages write and spool"
+    if cached and there.stat().st_dev == cache.stat().st_dev:
+        needed, words = needed + cached, f"{words}, and for the source in float32 in {cache}"
+    elif cached:
+        _check_free(cache, cached, "the source in float32, which files are compared with")
+    _check_free(there, needed, words)
+
+
+def _existing(folder: Path) -> Path:
+    """A folder, or the nearest above it that is there."""
+    return next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+
+
+def _check_free(folder: Path, needed: int, words: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise OutputError(
-            f"{there} has {format_size(free)} free",
-            expected=f"{format_size(needed - ours)} for what the stages write and spool",
+            f"{folder} has {format_size(free)} free",
+            expected=f"{format_size(needed)} for {words}",
             todo="free some space, or name a folder on another disk; --dry-run shows every stage",
         )

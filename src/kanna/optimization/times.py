@@ -11,8 +11,9 @@ from kanna.optimization.context import StageClock
 from kanna.optimization.forecast import Forecast
 from kanna.optimization.stages import STAGES
 
-_INSIDE = {"allocate": ("memory",)}
-"""What the clock has of a stage under names of its own: caches that are judged and filled."""
+_INSIDE = {"allocate": ("memory",), "prove": ("reference",)}
+"""What the clock has of a stage under names of its own: caches that are judged and filled, and the
+source in float32, which is made and checked before all stages."""
 TIME_COLUMNS = ("stage", "predicted>", "memory>", "disk>", "taken>")
 
 

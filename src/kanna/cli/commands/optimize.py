@@ -146,7 +146,8 @@ if TYPE_CHECKING:
 @click.option(
     "--windows",
     type=click.IntRange(1),
-    help="Windows of 512 tokens to evaluate. [default: as for evaluate]",
+    help="Windows of 512 tokens to evaluate. [default: all of a given text, 32 of the default one, "
+    "16 from a billion parameters on]",
 )
 @click.option(
     "--format",

@@ -80,6 +80,11 @@ class Forecast:
         """Bytes in the output folder at most."""
         return max(stage.disk for stage in self.stages)
 
+    @property
+    def cache(self) -> int:
+        """Bytes that are made in the cache folder."""
+        return max(stage.cache for stage in self.stages)
+
 
 def predict(
     shapes: ModelShapes, extent: SearchExtent, rates: MachineRates, *, available: int | None = None

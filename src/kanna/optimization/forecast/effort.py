@@ -35,6 +35,7 @@ class SearchExtent:
         compares: Whether every file goes through all checks, in llama.cpp.
         timed: Encodings whose speed is measured first, where it is a budget and not known yet.
         kinds: Of text to calibrate on, which take turns.
+        referenced: Whether the source in float32 is there already, or is the source itself.
     """
 
     effort: Effort
@@ -55,6 +56,7 @@ class SearchExtent:
     kinds: int = 1
     levels: bool = False
     static: StaticShape | None = None
+    referenced: bool = False
 
     def held_windows(self, window: int) -> int:
         """Windows of so many tokens that are held out: none of a kind that has few."""

@@ -20,6 +20,7 @@ from kanna.optimization.forecast.encoding_work import (
 from kanna.optimization.forecast.rates import MachineRates
 from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
 from kanna.optimization.forecast.work import Work
+from kanna.optimization.text_extent import probe_windows
 from kanna.runtimes.llamacpp import CACHES
 
 RUNTIME = 0.55
@@ -32,7 +33,7 @@ CELL = 0.0015
 """CPU seconds of Python to measure one encoding on one matrix."""
 _COMPARED = 6
 """Times that logits are read and written when they are compared."""
-_PROBE_WINDOWS, _TRIAL_WINDOWS = 6, 12
+_TRIAL_WINDOWS = 12
 _PROBE_BITS = 4.6
 """Bits per weight of what is probed."""
 _LEVEL_WINDOWS, _LEVEL_KINDS = 8, 5
@@ -142,21 +143,18 @@ def reference(shapes: ModelShapes, rates: MachineRates) -> Work:
 
 def probe(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Every kind of matrix quantized alone, in the runtime."""
-    files = shapes.kinds + 1
-    half = 2 * shapes.parameters
-    tokens = _PROBE_WINDOWS * shapes.window
-    first = reference(shapes, rates)
+    # Where the rest is in 8 bits and not in 16, what it costs alone is measured, too.
+    files, half = shapes.kinds + (not extent.compares), 2 * shapes.parameters
+    tokens = probe_windows(shapes.parameters) * shapes.window
     scored = runs(shapes, tokens * (files + 1), rates)
     encoded = _encoded(shapes, rates, lambda wide: {_nearest(_PROBE_BITS, wide): 1.0})
-    logits = 2 * _PROBE_WINDOWS * shapes.window * shapes.vocabulary
-    copied = 3 * half * files / rates.copied
+    logits = 2 * tokens * shapes.vocabulary
     return Work(
-        parallel=first.parallel + scored + encoded,
-        alone=first.alone + copied + rates.slowness * LOADED * (files + 1),
-        written=first.written + half * files,
+        parallel=scored + encoded + files * read(shapes.parameters, rates),
+        alone=rates.slowness * LOADED * (files + 1),
+        written=half * files + logits,
         memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary + _moments(shapes),
-        disk=2 * half + logits,
-        cache=first.cache,
+        disk=half + logits,
     )
 
 
@@ -189,14 +187,12 @@ def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
         search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
     )
     size = shapes.parameters * extent.bits / 8
-    first = Work() if extent.probes else reference(shapes, rates)
     return Work(
-        parallel=first.parallel + len(CACHES) * judged + files * filled + tried,
-        alone=alone + rates.slowness * (_PROCESS * files + LOADED * len(CACHES)) + first.alone,
-        written=size + first.written,
+        parallel=len(CACHES) * judged + files * filled + tried,
+        alone=alone + rates.slowness * (_PROCESS * files + LOADED * len(CACHES)),
+        written=size,
         memory=BASE_BYTES + size + 4 * shapes.window * shapes.vocabulary,
         disk=size + tokens * shapes.vocabulary,
-        cache=first.cache,
     )
 
 
@@ -265,8 +261,8 @@ def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         )
     spent += (files + 1 if extent.compares else 2) * answered(shapes, extent.guard_tokens, rates)
     spent += checked * read(2 * shapes.parameters, rates)
-    # Who asked llama.cpp before has made the reference.
-    first = Work() if extent.probes or extent.cache_tokens else reference(shapes, rates)
+    # Made before all stages, and counted here.
+    first = Work() if extent.referenced else reference(shapes, rates)
     return Work(
         parallel=first.parallel + spent,
         alone=first.alone + rates.slowness * (checked * _CHECKED + 1.5),
