@@ -10,7 +10,7 @@ import pytest
 
 from kanna._util import kept_process
 from kanna._util.kept_process import ask_kept
-from kanna._util.processes import environment
+from kanna._util.processes import end_all, environment
 from kanna.errors import KannaError
 
 WORKER = """
@@ -49,6 +49,14 @@ def test_one_child_answers_many_and_is_replaced_when_it_dies(
     monkeypatch.setenv("KANNA_TEST_VARIABLE", "other")
     assert ask_kept(worker, {"word": "d"}, "it")["process"] != third["process"]
     assert not psutil.pid_exists(third["process"])
+
+
+def test_a_child_that_has_ended_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be that of another process by then, whose children are not ours."""
+    child = subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE, text=True)
+    child.communicate()
+    monkeypatch.setattr(psutil, "Process", lambda _: pytest.fail("looked for"))  # pyright: ignore[reportUnknownLambdaType]
+    end_all(child)
 
 
 def test_a_child_stands_where_its_parent_does(

@@ -95,6 +95,8 @@ def end_all(child: subprocess.Popen[str]) -> None:
     """End a child with all that it started."""
     import psutil
 
+    if child.poll() is not None:  # its number may be another process's by now
+        return
     below: list[psutil.Process] = []
     with suppress(psutil.Error):
         below = psutil.Process(child.pid).children(recursive=True)
