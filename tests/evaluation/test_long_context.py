@@ -71,6 +71,7 @@ def test_the_divergence_is_that_of_the_logits(long: Path, judged: LongContextRes
     for cache in ("f16", "q4_0"):
         with RUNTIME.open(long, context=CONTEXT, threads=1, cache=cache) as engine:
             ids = engine.tokenize(text.removesuffix("\n"), add_bos=True)[:CONTEXT]
+            ids, _ = needles.hide(engine, ids, CONTEXT)
             rows.append(engine.logits(ids, first=CONTEXT - 1 - depths.STRETCH)[:-1])
     targets = np.array(ids[-depths.STRETCH :])
     _, [scores] = compare(rows[0], [rows[1]], targets)
@@ -163,17 +164,20 @@ class Words:
 
 def test_facts_are_told_at_their_depths_and_asked_at_the_end() -> None:
     filler = [ord("x")] * 2000
-    asked = needles.prompts(Words(), filler, 2000)  # pyright: ignore[reportArgumentType]
+    with_facts, asked = needles.hide(Words(), filler, 2000)  # pyright: ignore[reportArgumentType]
+    assert len(with_facts) == 2000
     texts = ["".join(map(chr, prompt.ids)) for prompt in asked]
     assert len(asked) == 3 and all(len(text) < 2000 for text in texts)
     for prompt, text in zip(asked, texts, strict=True):
+        question_at = text.rindex("\n\n")
+        assert prompt.ids[:question_at] == with_facts[:question_at], "only the end differs"
         fact, _, question = text[prompt.depth :].partition(".")[0], *text.rpartition("\n\n")[1:]
         assert fact.startswith(f" {question}") and fact.endswith(f" {prompt.number}")
-    assert [round(p.depth / 2000, 1) for p in asked] == [0.1, 0.5, 0.9]
+    assert [round(p.depth / 2000, 1) for p in asked] == [0.1, 0.4, 0.9]
     assert needles.is_found(asked[0], f" {asked[0].number}, I think")
     assert not needles.is_found(asked[0], "I do not know")
-    assert needles.prompts(Words(), filler, 200) == []  # pyright: ignore[reportArgumentType]
-    assert needles.prompts(Words(), filler[:300], 2000) == []  # pyright: ignore[reportArgumentType]
+    for few, context in ((filler, 200), (filler[:300], 2000)):
+        assert needles.hide(Words(), few, context) == (few, [])  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow

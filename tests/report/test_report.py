@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from helpers import needs
 
 from kanna import report
 from kanna.report import chart, plot
+from kanna.tasks.pairing import TaskFlip, TaskScore
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -438,6 +440,41 @@ def _taken(stage: str, predicted: float, seconds: float | None) -> dict[str, Any
         "seconds": seconds,
         "cpu_seconds": seconds and 2 * seconds,
     }
+
+
+def test_what_flipped_is_shown_with_its_prompt_line_by_line(optimized: dict[str, Any]) -> None:
+    flips = [
+        TaskFlip(
+            prompt=["First turn", "What is 3 < 4?"],
+            expected="yes",
+            reference=["A & B\n  yes"],
+            answer=["no"],
+            became=became,
+            why="not yes",
+        )
+        for became in ("right", "wrong")
+    ]
+    score = asdict(TaskScore(name="turns", summary="", examples=2, flips=flips))
+    lost = score | {"flips": score["flips"][:1]}
+    optimized["rows"][0]["tasks"] = [score]
+    why = "a budget < what holds"
+    step = {"file_bytes": 7, "predicted": 0.5, "scores": [lost], "held": False}
+    guard = {"why": why, "todo": "raise it", "steps": [step], "tolerances": {"turns": 0.05}}
+    optimized["optimize"]["guard"] = guard
+    page = report.html_page(optimized)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.outside == []
+    part = page.partition("<h2>Behaviour</h2>")[2].partition("<h2>")[0]
+    assert "2 of 2 flips</summary>" in part and ": 1 flip</summary>" in part
+    assert part.index("turns: now wrong") < part.rindex("turns: now right"), "lost ones first"
+    assert "First turn\nWhat is 3 &lt; 4?</dd>" in part and "A &amp; B\n  yes</dd>" in part
+    assert (
+        "A budget &lt; what holds; raise it. " in part
+        and ": turns 5.<" in part
+        and "&amp;lt;" not in part
+    )
+    assert part.count("the original&#x27;s answer: not yes") == 2, "whose answer is not right"
 
 
 def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str, Any]) -> None:

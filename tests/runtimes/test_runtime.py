@@ -269,6 +269,20 @@ def test_a_longer_prompt_reuses_what_was_read(engine: IsolatedLlamaEngine, model
 
 
 @pytest_llama
+def test_a_prompt_goes_on_from_a_text_that_was_scored(
+    engine: IsolatedLlamaEngine, model: Path
+) -> None:
+    text = engine.tokenize("One two three four five six seven eight nine ten.")
+    asked = text[:-3] + engine.tokenize(" Eleven twelve")
+    for part, reused in ((8, len(text) - 3), (65, 0)):
+        with RUNTIME.open(model, context=600, threads=1) as scoring:
+            list(scoring.logits_in_parts(text, part=part, spans=[(4, 8), (8, len(text) - 1)]))
+            answer = "".join(scoring.generate(asked, max_tokens=6))
+            assert scoring.last.reused_tokens == reused, "room for many logits is given back"
+        assert answer == "".join(engine.generate(asked, max_tokens=6))
+
+
+@pytest_llama
 def test_generation_stops_where_it_is_told(engine: IsolatedLlamaEngine) -> None:
     ids = engine.tokenize("Count: 1, 2, 3, 4, 5,")
     free = "".join(engine.generate(ids, max_tokens=12))

@@ -39,15 +39,13 @@ def cache_costs(
     progress, threads = workspace.context.progress, workspace.context.threads
     spans, costs = depths.spans_at_the_end(len(ids)), dict[str, float]()
     with own_files.scratch(workspace.folder, "caches") as scratch:
-        progress.start("caches", len(caches) + 1, "texts")
+        progress.start("caches", (len(caches) + 1) * len(ids), "tokens")
         with RUNTIME.open(exact, context=len(ids), threads=threads) as engine:
-            kept = depths.keep(engine, ids, spans, scratch, "exact")
-        progress.advance(1, "f16")
+            kept = depths.keep(engine, ids, spans, scratch, "exact", progress=progress)
         for cache in caches:
             with RUNTIME.open(exact, context=len(ids), threads=threads, cache=cache) as engine:
-                scores = depths.against(engine, ids, spans, kept, cache=cache)
+                scores = depths.against(engine, ids, spans, kept, cache=cache, progress=progress)
             costs[cache] = float(np.concatenate([s.kl for s in scores]).mean())
-            progress.advance(1, cache)
         progress.finish()
     return costs
 

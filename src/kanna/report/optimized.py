@@ -8,13 +8,13 @@ from typing import Any
 from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.escaping import html_text
+from kanna.report.behaviour import behaviour
 from kanna.report.curve import curve
 from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
 from kanna.report.rounded_inputs import rounded_inputs
 from kanna.report.speeds import speeds
 from kanna.report.tables import small_table
-from kanna.tasks.pairing import TaskScore, from_json
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -37,9 +37,8 @@ def sections(data: dict[str, Any]) -> str:
         parts.append("<h2>Speed</h2>" + markup)
     if markup := _domains(optimization["domains"]):
         parts.append("<h2>Kinds of text</h2>" + markup)
-    if markup := _behaviour(data["rows"]):
-        guard = _guard(optimization.get("guard"))
-        parts.append("<h2>Behaviour</h2>" + guard + markup)
+    if markup := behaviour(data["rows"], optimization.get("guard")):
+        parts.append("<h2>Behaviour</h2>" + markup)
     if markup := _memory(optimization.get("memory")):
         parts.append("<h2>Memory</h2>" + markup)
     if markup := pictures(optimization["pictures"]):
@@ -94,70 +93,6 @@ def _domains(domains: dict[str, Any]) -> str:
     return _table(
         caption, head, body, region="By kind of text", label="Mean KL divergence by kind of text"
     )
-
-
-_MOST_FLIPS = 12
-"""Of each file, on the page."""
-
-
-def _behaviour(rows: list[dict[str, Any]]) -> str:
-    """What files solved of the tasks that guard them, and the questions that flipped."""
-    guarded = [(row["name"], from_json(row.get("tasks") or [])) for row in rows]
-    lines = [(name, score) for name, scores in guarded for score in scores]
-    if not lines:
-        return ""
-    head = "".join(f'<th scope="col" class="text">{c}</th>' for c in ("file", "task", "solved"))
-    body = "".join(
-        f'<tr><th scope="row" class="text">{html_text(name)}</th>'
-        f'<td class="text">{html_text(s.name)}</td>'
-        f'<td class="text">{html_text(s.words())}</td></tr>'
-        for name, s in lines
-    )
-    caption = "Questions that the original and the file answered, greedily; losses with their "
-    table = _table(caption + "95 % interval.", head, body, region="Tasks", label="Tasks")
-    return table + "".join(_flips(name, scores) for name, scores in guarded if scores)
-
-
-def _guard(guard: dict[str, Any] | None) -> str:
-    """Whether the tasks hold, and the files that were tried beyond the budget."""
-    if not guard:
-        return ""
-    todo = f"; {guard['todo']}" if guard["todo"] else ""
-    caption = f"{html_text(guard['why'][:1].upper() + guard['why'][1:] + todo)}."
-    if not guard["steps"]:
-        return f'<p class="caption">{caption}</p>'
-    rows = [
-        (
-            format_size(step["file_bytes"]),
-            f"{step['predicted']:.5f}",
-            "; ".join(f"{s.name}: {s.words()}" for s in from_json(step["scores"])),
-            "holds" if step["held"] else "lost",
-        )
-        for step in guard["steps"]
-    ]
-    table = small_table(caption, ("file", "nats predicted", "tasks", "guard"), rows)
-    largest = guard["steps"][0]  # it is tried first
-    if largest["held"]:
-        return table
-    return table + _flips(format_size(largest["file_bytes"]), from_json(largest["scores"]))
-
-
-def _flips(name: str, scores: list[TaskScore]) -> str:
-    """Questions that flipped, those that were lost first, with what was asked and answered."""
-    flips = [(score.name, flip) for score in scores for flip in score.flips]
-    flips.sort(key=lambda one: one[1].became != "wrong")
-    items = "".join(
-        f"<dt>{html_text(task)}: {html_text(' / '.join(f.prompt))}</dt>"
-        f"<dd>expected: {html_text(f.expected)}</dd>"
-        f"<dd>original: {html_text(' / '.join(f.reference))}</dd>"
-        f"<dd>file, now {f.became}: {html_text(' / '.join(f.answer))}</dd>"
-        f"<dd>{html_text(f.why)}</dd>"
-        for task, f in flips[:_MOST_FLIPS]
-    )
-    if not items:
-        return ""
-    shown = f"{min(len(flips), _MOST_FLIPS)} of {len(flips)}"
-    return f"<details><summary>{html_text(name)}: {shown} flips</summary><dl>{items}</dl></details>"
 
 
 def _memory(memory: dict[str, Any] | None) -> str:

@@ -88,7 +88,7 @@ tbody th { position: sticky; left: 0; background: var(--paper); }
     margin: 1px 0 1px auto; }
   .measured .muted { font-size: .8rem; } .measured .around { display: block; }
   .measured tbody th { max-width: 92px; white-space: normal; overflow-wrap: break-word; }
-  body { padding: 20px 14px 48px; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
+  body { padding: 20px 14px 48px; } }
 thead th { border-bottom: 2px solid var(--line); }
 tr.best, tr.best th { background: color-mix(in srgb, var(--accent) 12%, var(--paper)); }
 tr.best th { color: var(--accent); }
@@ -105,6 +105,9 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8p
   monospace; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 560px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
+.flip { border-top: 1px solid var(--line); padding: 6px 0 10px; }
+.flip dd { white-space: pre-wrap; }
 footer { margin-top: 40px; color: var(--muted); font-size: .9rem; }
 @media print { :root { --ink: #000; --muted: #444; --paper: #fff; --panel: #fff; --line: #bbb;
   --accent: #064;

@@ -15,10 +15,11 @@ import numpy as np
 from kanna.errors import KannaError, UsageError
 from kanna.formats.gguf import purpose
 from kanna.model import F32
-from kanna.runtimes import cache_types, llama_batch, llama_sampler
+from kanna.runtimes import llama_batch, llama_sampler
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.llama_adapters import LoraAdapters
+from kanna.runtimes.llama_context import context_parameters
 from kanna.runtimes.llama_embeddings import Pooling, embed, rank
 from kanna.runtimes.llama_model import LlamaModel, model_parameters
 from kanna.runtimes.llama_tower import LlamaTower
@@ -27,6 +28,9 @@ from kanna.runtimes.sampling import StopText
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
 # is heard.
 _PROMPT_BATCH = 512
+
+# A context with room for so few rows of logits generates as well, after the text it scored.
+_FEW_ROWS = 64
 
 # Stands in the list of past tokens for those of a picture: no prompt goes on from there.
 _SEEN = -1
@@ -82,21 +86,16 @@ class LlamaEngine(LlamaModel):
         """
         if self._model is None:
             raise UsageError(f"{self.path} is closed")
-        if self._ctx is not None and self._ctx_mode == mode and outputs <= self._outputs:
+        fits = self._ctx_mode == mode or (mode == "generate" and self._outputs <= _FEW_ROWS)
+        if self._ctx is not None and fits and outputs <= self._outputs:
             return self._ctx
         if not self._ctx_mode:  # the first context for text
             purpose.require_text(self.path)
         self._free_context()
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = self.context
-        params.n_batch = self.context if mode == "score" else min(self.context, 2048)
-        params.n_batch = min(params.n_batch, 4096)
-        # A picture whose tokens see each other is computed at once.
-        params.n_ubatch = params.n_batch if self._tower else min(params.n_batch, 512)
-        params.n_outputs_max = min(outputs, params.n_batch)
-        params.n_threads = params.n_threads_batch = self.threads
-        params.swa_full = False
-        cache_types.apply(params, self._cache)
+        whole, scores = self._tower is not None, mode == "score"
+        params = context_parameters(
+            self._lib, self.context, outputs, self.threads, self._cache, scores=scores, whole=whole
+        )
         params.cb_eval = self.observer
         LOG.clear()
         LOG.buffers.clear()
@@ -194,21 +193,22 @@ class LlamaEngine(LlamaModel):
     ) -> Iterator[F32]:
         """`logits` of every position, at most `part` of them at a time.
 
-        Each array, f32 [≤ part, vocab_size], is llama.cpp's own buffer, valid until the next.
-        Raises UsageError when the ids do not fit the context.
+        Each array, f32 [≤ part, vocab_size], is llama.cpp's own buffer, valid until the next. A
+        prompt that begins as the text goes on from there, where `part` is small. Raises UsageError
+        when the ids do not fit the context.
 
         Args:
             ids: The text.
             part: Positions at a time.
             spans: Start and stop of what is given alone, in order; None: everything.
         """
-        ctx = self._empty_for(ids, part)
-        part, room = min(part, self._n_batch), min(len(ids), self._n_batch)
-        batch = self._lib.llama_batch_init(max(part, room), 0, 1)
+        ctx, room = self._empty_for(ids, part), max(1, min(len(ids), self._n_batch))
+        batch = self._lib.llama_batch_init(room, 0, 1)
         try:
-            for start, stop, given in llama_batch.parts(len(ids), part, room, spans):
+            for start, stop, given in llama_batch.parts(len(ids), min(part, room), room, spans):
                 outputs = llama_batch.fill(batch, ids, start, stop, start if given else stop)
                 self._decode(ctx, batch)
+                self._past = list(ids[:stop])
                 if given:
                     yield self._rows(ctx, outputs)
         finally:
@@ -223,8 +223,12 @@ class LlamaEngine(LlamaModel):
                 f"{len(ids)} tokens in a context of {self.context}",
                 todo="open with a larger context",
             )
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        self._clear(ctx)
         return ctx
+
+    def _clear(self, ctx: Any) -> None:
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        self._past = []
 
     def _rows(self, ctx: Any, count: int) -> F32:
         pointer = self._lib.llama_get_logits(ctx)
@@ -290,8 +294,7 @@ class LlamaEngine(LlamaModel):
     def _see(self, ctx: Any, pieces: Any, count: int) -> int:
         """Decode a prompt with pictures into an empty cache."""
         assert self._tower is not None
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
-        self._past = []
+        self._clear(ctx)
         self._tower.read(pieces, ctx, self._n_batch)
         self._past = [_SEEN] * count
         return 0
@@ -371,13 +374,10 @@ class LlamaEngine(LlamaModel):
             keep += 1
         # A sliding window or a recurrent state cannot be rolled back: there, only a pure
         # continuation is reused.
-        fixed = self._lib.llama_model_n_swa(self._model) > 0 or self._lib.llama_model_is_recurrent(
-            self._model
-        )
-        fixed = fixed or self._lib.llama_model_is_hybrid(self._model)
-        if (fixed and keep < len(self._past)) or not self._lib.llama_memory_seq_rm(
-            memory, 0, keep, -1
-        ):
+        lib, model = self._lib, self._model
+        fixed = lib.llama_model_n_swa(model) > 0 or lib.llama_model_is_recurrent(model)
+        fixed = fixed or lib.llama_model_is_hybrid(model)
+        if (fixed and keep < len(self._past)) or not lib.llama_memory_seq_rm(memory, 0, keep, -1):
             keep = 0
         if keep == 0:
             self._lib.llama_memory_clear(memory, True)

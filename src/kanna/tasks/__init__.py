@@ -72,9 +72,21 @@ def choose(given: str | Iterable[str], count: int | None = None) -> list[ChosenT
         name, _, argument = named.partition(":")
         task = get(name)
         if bool(argument) != bool(task.argument):
-            raise UsageError(f"the task {named!r}", expected=_form(name, task))
+            raise _misnamed(named, name, task)
         if any(named == other.name for other in chosen):
             raise UsageError(f"the task {named!r} was named twice", expected="each task once")
         examples = tuple(task.examples(argument, count))
         chosen.append(ChosenTask(name=named, task=task, examples=examples))
     return chosen
+
+
+def _misnamed(named: str, name: str, task: Task[Any]) -> UsageError:
+    """What is wrong where a colon is missing, or stands where nothing may follow."""
+    form = _form(name, task)
+    if task.argument:
+        return UsageError(f"the task {named!r} names no {task.argument}", expected=form)
+    return UsageError(
+        f"the task {named!r} has something after its name",
+        expected=form,
+        todo="a tolerance, as in maths:0.05, is for `kanna optimize --guard`",
+    )

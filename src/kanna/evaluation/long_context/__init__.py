@@ -50,10 +50,10 @@ class _Texts:
     """What every cache reads.
 
     Attributes:
-        ids: Texts of one length.
+        ids: Texts of one length, the last with facts in it.
         depths: Where they are judged.
         spans: The stretches for that.
-        asked: Questions about facts in the first text.
+        asked: Questions about them, each after the beginning of the last text.
     """
 
     ids: list[list[int]]
@@ -63,8 +63,8 @@ class _Texts:
 
     @property
     def steps(self) -> int:
-        """What each cache takes, for the bar."""
-        return len(self.ids) + len(self.asked)
+        """Tokens that each cache reads, for the bar; a question counts as one."""
+        return sum(map(len, self.ids)) + len(self.asked)
 
 
 def evaluate_caches(
@@ -100,7 +100,7 @@ def evaluate_caches(
     }
     with own_files.scratch(packages.cache_dir(), "long-context") as scratch:
         run = _CacheRun(path, texts, threads, progress, scratch)
-        progress.start("keys and values", texts.steps * (len(names) + 1), "texts")
+        progress.start("keys and values", texts.steps * (len(names) + 1), "tokens")
         exact = replace(run.read_exact(), kv_bytes=kv_bytes[_EXACT])
         caches = [replace(run.score(name, exact), kv_bytes=kv_bytes[name]) for name in names]
         progress.finish()
@@ -145,7 +145,10 @@ def _texts(engine: LongReader, ids: list[list[int]]) -> _Texts:
             todo="give a longer --text, or a larger --context",
         )
     judged_at = depths.depths(length)
-    asked = needles.prompts(engine, ids[0], length)
+    # Questions go on from the text that was read last.
+    *plain, last = ids
+    with_facts, asked = needles.hide(engine, last, length)
+    ids = [*plain, with_facts]
     return _Texts(ids=ids, depths=judged_at, spans=depths.spans_at(judged_at), asked=asked)
 
 
@@ -183,8 +186,11 @@ class _CacheRun:
         spans = self._texts.spans
         with self._open(_EXACT) as engine:
             for number, ids in enumerate(self._texts.ids):
-                self._kept.append(depths.keep(engine, ids, spans, self._scratch, str(number)))
-                self._progress.advance(1, _EXACT)
+                self._kept.append(
+                    depths.keep(
+                        engine, ids, spans, self._scratch, str(number), progress=self._progress
+                    )
+                )
             replies = self._needles(engine, _EXACT, None)
         same = [DepthScore(depth=d, kl=0.0, kl_ci=None, top1=1.0) for d in self._texts.depths]
         return CacheScore(keys=_EXACT, values=_EXACT, kv_bytes=0, depths=same, needles=replies)
@@ -195,8 +201,9 @@ class _CacheRun:
         scores: list[list[Scores]] = []
         with self._open(cache) as engine:
             for ids, kept in zip(self._texts.ids, self._kept, strict=True):
-                scores.append(depths.against(engine, ids, spans, kept, cache=cache))
-                self._progress.advance(1, cache)
+                scores.append(
+                    depths.against(engine, ids, spans, kept, cache=cache, progress=self._progress)
+                )
             replies = self._needles(engine, cache, exact)
         by_depth: list[DepthScore] = []
         for depth, of_texts in zip(self._texts.depths, zip(*scores, strict=True), strict=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kanna._util.progress import Progress
 from kanna.errors import GateError
 from kanna.evaluation.divergence import Scores, compare
 from kanna.model import F32
@@ -51,11 +52,29 @@ def spans_at_the_end(length: int) -> list[Span]:
 
 
 def keep(
-    engine: LongReader, ids: Sequence[int], spans: Sequence[Span], folder: Path, name: str
+    engine: LongReader,
+    ids: Sequence[int],
+    spans: Sequence[Span],
+    folder: Path,
+    name: str,
+    *,
+    progress: Progress,
 ) -> list[Path]:
-    """Write the logits of each span to a file in `folder`."""
+    """Write the logits of each span with keys and values in float16 to a file.
+
+    Args:
+        engine: The model.
+        ids: The text.
+        spans: Stretches of it.
+        folder: Where files go.
+        name: What theirs begin with.
+        progress: Gets the tokens that are read.
+
+    Returns:
+        The files in the order of the spans.
+    """
     paths: list[Path] = []
-    for number, rows in enumerate(engine.logits_in_parts(ids, part=STRETCH, spans=spans)):
+    for number, rows in enumerate(_rows(engine, ids, spans, "f16", progress)):
         paths.append(folder / f"{name}-{number}.npy")
         # Written, not mapped: a full disk is an error here and a signal there.
         np.save(paths[-1], rows)
@@ -69,14 +88,23 @@ def against(
     kept: Sequence[Path],
     *,
     cache: str,
+    progress: Progress,
 ) -> list[Scores]:
     """Scores of each span against the logits that `keep` wrote.
+
+    Args:
+        engine: The model with another cache.
+        ids: The text.
+        spans: The same as for `keep`.
+        kept: What it returned.
+        cache: Types of keys and values.
+        progress: Gets the tokens that are read.
 
     Raises:
         GateError: Logits are not numbers.
     """
     scored: list[Scores] = []
-    parts = engine.logits_in_parts(ids, part=STRETCH, spans=spans)
+    parts = _rows(engine, ids, spans, cache, progress)
     for (first, stop), path, rows in zip(spans, kept, parts, strict=True):
         base: F32 = np.load(path, mmap_mode="r")
         _, [scores] = compare(base, [rows], np.array(ids[first + 1 : stop + 1]))
@@ -88,3 +116,16 @@ def against(
             )
         scored.append(scores)
     return scored
+
+
+def _rows(
+    engine: LongReader, ids: Sequence[int], spans: Sequence[Span], cache: str, progress: Progress
+) -> Iterator[F32]:
+    """The logits of each span, valid until the next."""
+    done = 0
+    parts = engine.logits_in_parts(ids, part=STRETCH, spans=spans)
+    for (_, stop), rows in zip(spans, parts, strict=True):
+        progress.advance(stop - done, cache)
+        done = stop
+        yield rows
+    progress.advance(len(ids) - done, cache)

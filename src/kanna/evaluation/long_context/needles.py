@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kanna.evaluation.long_context.depths import LongReader
 
-_FACTS = (("lighthouse", "7391", 0.1), ("bakery", "4826", 0.5), ("harbour", "9175", 0.9))
-"""A place, its number, and where in the text it is told."""
+_FACTS = (("lighthouse", "7391", 0.1), ("bakery", "4826", 0.4), ("harbour", "9175", 0.9))
+"""A place, its number, and where in the text it is told: not where divergence is read, before half
+of it."""
 _ANSWER = 8
 _ROOM = 256
 """Tokens that a text has at least to hide something in."""
@@ -31,21 +32,27 @@ class NeedlePrompt:
     ids: list[int]
 
 
-def prompts(engine: LongReader, filler: Sequence[int], context: int) -> list[NeedlePrompt]:
-    """The same text with all facts in it, and each question; none where there is no room.
+def hide(
+    engine: LongReader, filler: Sequence[int], context: int
+) -> tuple[list[int], list[NeedlePrompt]]:
+    """A text with all facts in it, and a prompt for each: its beginning, and a question.
 
-    Only their ends differ: what went before is read once.
+    Only the ends of prompts differ, and the text goes on where the questions stand: a cache that
+    can go back reads everything once.
 
     Args:
         engine: Whose tokenizer is used.
         filler: Tokens of ordinary text.
-        context: Tokens of text, question and answer together.
+        context: Tokens of the text, and of text, question and answer together.
+
+    Returns:
+        The ordinary text and no prompt where there is no room.
     """
     facts = [engine.tokenize(f" The secret number of the {p} is {n}.") for p, n, _ in _FACTS]
     asked = [engine.tokenize(f"\n\nThe secret number of the {p} is") for p, _, _ in _FACTS]
     rest = context - sum(map(len, facts)) - max(map(len, asked)) - _ANSWER - 1
-    if context < _ROOM or rest > len(filler):
-        return []
+    if context < _ROOM or len(filler) < context:
+        return list(filler), []
     text: list[int] = []
     depths: list[int] = []
     done = 0
@@ -54,7 +61,7 @@ def prompts(engine: LongReader, filler: Sequence[int], context: int) -> list[Nee
         depths.append(len(text))
         text += ids
     text += filler[done:rest]
-    return [
+    return [*text, *filler[rest : rest + context - len(text)]], [
         NeedlePrompt(depth=depth, number=number, ids=text + ids)
         for (_, number, _), depth, ids in zip(_FACTS, depths, asked, strict=True)
     ]
