@@ -174,7 +174,7 @@ def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
     With a budget of memory the cache too, judged and filled at its full context.
     """
     cells = len(shapes.matrices) * len(extent.candidates)
-    alone = rates.slowness * (0.3 + 3e-4 * cells + _TIMED * extent.timed)
+    alone = rates.slowness * (0.02 + 4e-5 * cells + _TIMED * extent.timed)
     alone += extent.timed * _timing(shapes, rates) / max(1, extent.threads)
     tokens = extent.cache_tokens
     if not tokens:
