@@ -35,6 +35,17 @@ def test_the_same_size_leaves_no_copy(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_the_second_name_of_a_killed_run_goes(tmp_path: Path) -> None:
+    path, aside = tmp_path / "m-optimized.gguf", tmp_path / "m-optimized-10-bytes.gguf"
+    assert run(path, 10) == []
+    aside.hardlink_to(path)
+    assert run(path, 10) == []
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    aside.write_bytes(b"y" * 10)  # another file of that size
+    assert run(path, 10) == []
+    assert aside.read_bytes() == b"y" * 10 and path.read_bytes() == b"x" * 10
+
+
 def test_other_bytes_of_the_same_size_are_kept_too(tmp_path: Path) -> None:
     path = tmp_path / "m-optimized.gguf"
     path.write_bytes(b"y" * 10)

@@ -25,7 +25,8 @@ def kept(path: Path, note: Callable[[str], object]) -> Generator[None]:
     before = _bytes(path)
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     aside = path.with_name(f"{stem}-{before}-bytes{suffix}")
-    linked = bool(before) and not aside.exists() and _link(path, aside)
+    # A run that was killed in here may have left the second name.
+    linked = bool(before) and (_same(path, aside) if aside.exists() else _link(path, aside))
     try:
         yield
     except BaseException:

@@ -141,7 +141,8 @@ class LocalSearch:
         Args:
             tries: Trials at most, those of earlier runs counted.
         """
-        return len(self.state.tries) >= tries or not self.state.queue
+        state = self.state  # a gain asks for one more round
+        return len(state.tries) >= tries or not (state.queue or state.gained)
 
     def predicted(self) -> float:
         """Nats that the best plan was expected to cost before any cost was moved."""
@@ -196,6 +197,7 @@ class LocalSearch:
         while len(state.tries) < tries and (move := self._next()) is not None:
             if self._try(move, scorer, paths):
                 progress.advance(1, f"{move[0]}: {np.mean(state.scores):.5f} nats")
+        self._save()  # moves that gave no plan, too: a later run sees that nothing is left
 
     def _next(self) -> tuple[str, float] | None:
         """The next move; another round when the last one gained, None when nothing gains."""
