@@ -220,7 +220,7 @@ def _work(task: dict[str, Any]) -> int:
     os.environ["KANNA_CACHE"] = str(home / "cache")
     import tempfile
 
-    tempfile.tempdir = None
+    tempfile.tempdir = os.environ["TMPDIR"]  # looked for, it would be tried with a file
     log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for number in (1, 2):
         os.dup2(log, number)
@@ -289,4 +289,5 @@ def serve(everything: bool) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     serve(sys.argv[1] == "1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,53 +12,18 @@ from typing import Any
 import pytest
 from helpers import needs
 
-from kanna import convert, tasks
-from kanna._util.progress import Silent
+from kanna import convert
 from kanna._util.units import format_size
 from kanna.errors import UsageError
-from kanna.evaluation import reference_gguf
 from kanna.optimization import guard_spending, measure
 from kanna.optimization.adapters.gguf import GGUFAdapter
 from kanna.optimization.guard import guard_tokens, open_guard, refuse_silent
-from kanna.runtimes.llamacpp import RUNTIME
-from kanna.tasks.answering import answers
-from kanna.tasks.base import TaskAnswer
 from kanna.tasks.pairing import TaskScore
 
 needs.llama_cpp()
 pytest.importorskip("torch")
 
-from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
-
-QUESTIONS = 30
-
-
-def questions(path: Path, model: Path) -> Path:
-    """Questions whose right answers are those of the model itself."""
-    words = sorted({w.strip(".,") for w in tiny_models.TEXT.split() if len(w) > 3})
-    lines = [
-        {
-            "question": f"{words[i % len(words)]} {words[(7 * i + 3) % len(words)]} {i}",
-            "choices": [words[(i + k) % len(words)] for k in range(len(words))][:24],
-            "answer": 0,
-        }
-        for i in range(QUESTIONS)
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    [chosen] = tasks.choose(f"choice:{path}")
-    with RUNTIME.open(reference_gguf(model), context=512, threads=1) as engine:
-        given = answers(engine, chosen, chat=bool(engine.chat_template), progress=Silent())
-    path.write_text("\n".join(map(json.dumps, map(hardest, lines, given))), encoding="utf-8")
-    return path
-
-
-def hardest(line: dict[str, Any], given: TaskAnswer) -> dict[str, Any]:
-    """The two choices that the model tells apart by least."""
-    order = sorted(range(len(given.scores)), key=lambda i: given.scores[i])
-    worse, better = min(
-        pairwise(order), key=lambda pair: given.scores[pair[1]] - given.scores[pair[0]]
-    )
-    return line | {"choices": [line["choices"][i] for i in (better, worse)], "answer": 0}
+from helpers import hard_questions, optimizing, tiny_models  # noqa: E402 - needs torch
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(measure, "CANDIDATES", ("q2_k", "q4_0", "q4_k", "q8_0", "f16"))
         patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | {"num_hidden_layers": 2})
         home = optimizing.fill(tmp_path_factory.mktemp("guard"))
-        questions(home / "q.jsonl", home / "tiny")
+        hard_questions.write(home / "q.jsonl", home / "tiny")
         yield home
 
 
@@ -78,10 +42,16 @@ def asked(home: Path, *words: str, tolerance: str = "0.2") -> Any:
     return optimizing.invoke(home, "--effort", "fast", "--like", "Q2_K", *guard, *words)
 
 
+def told(done: Any) -> dict[str, Any]:
+    """The result of a run; what it said where it has none."""
+    assert done.stdout, f"{done.exit_code} {done.exception!r} {done.stderr}"
+    return json.loads(done.stdout)
+
+
 def test_a_guard_spends_bytes_until_the_task_holds(home: Path) -> None:
     done = asked(home)
     assert done.exit_code == 0, done.stderr + done.output
-    result = json.loads(done.stdout)
+    result = told(done)
     guard, [score] = result["guard"], result["tasks"]
     assert guard["held"] and guard["spent_bytes"] == result["file_bytes"] - result["budget"] > 0
     assert result["gate"] == "proved" and score["loss_ci"][0] <= 0.2
@@ -110,7 +80,7 @@ def test_a_guard_spends_bytes_until_the_task_holds(home: Path) -> None:
 def test_a_run_that_was_ended_goes_on_from_what_was_asked(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = json.loads(asked(home).stdout)
+    first = told(asked(home))
     written: list[Path] = []
     rewrite = GGUFAdapter.rewrite
 
@@ -119,7 +89,7 @@ def test_a_run_that_was_ended_goes_on_from_what_was_asked(
         rewrite(self, plan, out, before)
 
     monkeypatch.setattr(GGUFAdapter, "rewrite", noted)
-    second = json.loads(asked(home).stdout)
+    second = told(asked(home))
     assert not written and second["guard"] == first["guard"]
     state = home / "out" / "guard.json"
     data = json.loads(state.read_text("utf-8"))
@@ -127,17 +97,17 @@ def test_a_run_that_was_ended_goes_on_from_what_was_asked(
     state.write_text(json.dumps(data), encoding="utf-8")
     bytes_ = Path(first["artefact"]).read_bytes()
     Path(first["artefact"]).unlink()
-    third = json.loads(asked(home).stdout)
+    third = told(asked(home))
     assert third["guard"]["steps"] == first["guard"]["steps"]
     assert Path(third["artefact"]).read_bytes() == bytes_
     assert not [*(home / "out").glob("*trial*")]
 
 
 def test_a_guard_that_cannot_be_held_says_so_and_what_to_do(home: Path) -> None:
-    free = json.loads(asked(home).stdout)
+    free = told(asked(home))
     lost = asked(home, "--size-max", f"{free['budget'] * 5 // 4}B", tolerance="0.02")
     assert lost.exit_code == 1, lost.stderr + lost.output
-    result = json.loads(lost.stdout)
+    result = told(lost)
     guard, [score] = result["guard"], result["tasks"]
     assert guard["held"] is False and len(guard["steps"]) == 1 and guard["spent_bytes"] == 0
     assert "cannot be held" in guard["why"] and "raise --size-max" in guard["todo"]
@@ -149,12 +119,12 @@ def test_a_guard_that_cannot_be_held_says_so_and_what_to_do(home: Path) -> None:
     report = json.loads(Path(result["report"]).with_suffix(".json").read_text("utf-8"))
     assert all(row["gate"] == "failed" for row in report["rows"] if row["tasks"])
     assert "--guard" in report["command"] and "--size-max" in report["command"]
-    none = json.loads(asked(home, "--size-max", f"{free['budget']}B").stdout)["guard"]
+    none = told(asked(home, "--size-max", f"{free['budget']}B"))["guard"]
     assert not none["steps"] and "no larger file is allowed" in none["why"]
 
 
 def test_a_guard_that_holds_spends_nothing(home: Path) -> None:
-    result = json.loads(asked(home, tolerance="0.9").stdout)
+    result = told(asked(home, tolerance="0.9"))
     guard = result["guard"]
     assert guard["held"] and not guard["steps"] and guard["spent_bytes"] == 0
     assert result["file_bytes"] <= result["budget"]
