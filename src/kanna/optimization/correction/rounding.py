@@ -4,79 +4,43 @@ Feedback chooses one matrix at a time by its products; what a layer does with th
 gates, sums) it does not see. Here the codes of all matrices of a layer, and the factors of their
 blocks, move against the gradient of the squared error of the layer's hidden states, from the codes
 that are there, behind the quantized layers before it (signed steps through the rounding as in
-AutoRound, arXiv:2309.05516; a neighbouring code at most, as in GSQ, arXiv:2604.18556).
+AutoRound, arXiv:2309.05516).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from kanna.calibration.devices import torch_modules
 from kanna.encodings.base import Encoding
-from kanna.families import gguf_view, hf_view
 from kanna.model import F32, U8
-from kanna.optimization.correction.code_grid import SPAN, CodeGrid, rounded
-from kanna.plan.tuning import factors, scaled
+from kanna.optimization.correction import moving_codes, moving_matrix, moving_targets
+from kanna.optimization.correction.moving_codes import MovingCodes
+from kanna.optimization.correction.moving_matrix import EncodedMatrix, MovingMatrix, Ordered
+from kanna.optimization.correction.moving_targets import MovingTargets
 
 STEPS, BATCH = 60, 2
 """Steps, and windows of each."""
-RATE, FACTOR_RATE = 0.01, 5e-4
-"""First step of a code's offset and of the factor of a block; both fall to zero."""
-START, NEAREST = 0.5, 0.45
-"""How much of a weight's distance from its value its offset begins with, and the most of it."""
 _SEED = 20260101
-_VALUES = 2
+_VALUES = 3
 """Goes up when other codes are learned, so that results of before are made again."""
-SETTINGS = (STEPS, BATCH, RATE, FACTOR_RATE, START, NEAREST, _SEED, _VALUES)
+SETTINGS = (
+    STEPS,
+    BATCH,
+    moving_matrix.FACTOR_RATE,
+    moving_codes.RATE,
+    moving_codes.START,
+    moving_codes.NEAREST,
+    moving_targets.TARGET_RATE,
+    moving_targets.FARTHEST,
+    moving_targets.TARGET_START,
+    _SEED,
+    _VALUES,
+)
 """What rows depend on, beside text and layers."""
-
-Ordered = Callable[[Any, str, F32], F32]
-"""Rows of a matrix in another order: of a view (`hf_view`, `gguf_view`), a name and rows."""
-
-
-@dataclass(slots=True)
-class _Moving:
-    """A matrix that learns, as tensors in the order of the network."""
-
-    name: str
-    encoding: Encoding
-    data: U8
-    weight: Any
-    first: Any
-    width: Any
-    levels: Any
-    start: Any
-    offset: Any
-    theta: Any
-
-    def codes(self) -> Any:
-        """The nearest codes: at most one away from the first."""
-        moved = self.offset.round().clamp_(-1, 1).add_(self.start)
-        return moved.clamp_(0, len(self.levels) - 1)
-
-    def on_grid(self) -> Any:
-        """Values of the codes by the scales that are there."""
-        places = self.levels[self.codes().long()].view(*self.first.shape, SPAN)
-        return (self.first[..., None] + self.width[..., None] * places).view(self.weight.shape)
-
-    def step(self, speed: float) -> None:
-        """Follow the sign of the gradient, which is taken."""
-        gradient = self.weight.grad
-        if gradient is None:
-            return  # what it gives goes to other layers alone
-        blocks = self.on_grid().view(*self.theta.shape, -1)
-        by_block = (gradient.view(blocks.shape) * blocks).sum(-1)
-        self.theta -= speed * FACTOR_RATE * by_block.sign()
-        up = self.width.sign()[..., None]
-        signs = gradient.sign_().view(*self.width.shape, SPAN) * up
-        self.offset -= speed * RATE * signs.view(self.offset.shape)
-        self.weight.grad = None
-        blocks = self.on_grid().view(blocks.shape)
-        self.weight.copy_((blocks * (1 + self.theta)[..., None]).view(self.weight.shape))
 
 
 class LayerRounding:
@@ -94,7 +58,8 @@ class LayerRounding:
         self, layer: Any, given: Any, wanted: Any, *, learned: int, ordered: Ordered
     ) -> None:
         self.layer, self.given, self.wanted, self.learned = layer, given, wanted, learned
-        self._ordered, self._moving = ordered, list[_Moving]()
+        self._ordered = ordered
+        self._codes, self._targets = list[MovingMatrix](), list[MovingMatrix]()
 
     def add(self, name: str, encoding: Encoding, data: U8, exact: F32, weight: Any) -> bool:
         """Let a matrix learn, whose weight in the network has the values of `data`.
@@ -109,50 +74,39 @@ class LayerRounding:
         Returns:
             Whether its encoding has codes to choose.
         """
-        torch, _ = torch_modules()
-        grid = CodeGrid.of(encoding, data, exact.shape[1])
-        if grid is None:
-            return False
-
-        def there(values: F32) -> Any:
-            return torch.from_numpy(np.array(self._ordered(hf_view, name, values))).to(
-                weight.device
-            )
-
-        away = START * (grid.position(exact) - grid.codes)
-        self._moving.append(
-            _Moving(
-                name=name,
-                encoding=encoding,
-                data=data,
-                weight=weight,
-                first=there(grid.first),
-                width=there(grid.width),
-                levels=torch.from_numpy(grid.levels).to(weight.device),
-                start=there(grid.codes.astype(np.float32)).to(torch.uint8),
-                offset=there(away.clip(-NEAREST, NEAREST)),
-                theta=torch.zeros(
-                    (len(exact), exact.shape[1] // encoding.block), device=weight.device
-                ),
-            )
+        matrix = EncodedMatrix(
+            name=name, encoding=encoding, data=data, weight=weight, ordered=self._ordered
         )
+        if (codes := MovingCodes.of(matrix, exact)) is not None:
+            self._codes.append(codes)
+        elif (targets := MovingTargets.of(matrix, exact)) is not None:
+            self._targets.append(targets)
+        else:
+            return False
         return True
 
     def run(self) -> dict[str, U8]:
         """Rows that bring the layer closer on the windows that judge; {} where none do.
 
-        The network has them afterwards.
+        The network has them afterwards. Codes on lines learn first, vectors behind them, and each
+        of both is judged by itself, so that one does not cost what the other gained.
         """
-        if not self._moving or self.learned == len(self.given):
+        if self.learned == len(self.given):
+            return {}
+        return self._closer(self._codes) | self._closer(self._targets)
+
+    def _closer(self, moving: list[MovingMatrix]) -> dict[str, U8]:
+        """Rows of matrices that learned together; {} where they are no closer for it."""
+        if not moving:
             return {}
         judges = range(self.learned, len(self.given))
         was = self.error(judges)
-        self._learn()
-        rows = {one.name: self._rows(one) for one in self._moving}
+        self._learn(moving)
+        rows = {one.matrix.name: one.rows() for one in moving}
         if self.error(judges) < was:
             return rows
-        for one in self._moving:
-            self._take_over(one, one.data)
+        for one in moving:
+            one.matrix.take_over(one.matrix.data)
         return {}
 
     def error(self, windows: Sequence[int]) -> float:
@@ -165,11 +119,11 @@ class LayerRounding:
         out = self.layer(self.given[number], number)
         return (out - self.wanted[number].to(out.device)).square().mean()
 
-    def _learn(self) -> None:
+    def _learn(self, moving: list[MovingMatrix]) -> None:
         torch, _ = torch_modules()
         order, random = list[int](), np.random.default_rng(_SEED)
-        for one in self._moving:
-            one.weight.requires_grad_(True)
+        for one in moving:
+            one.matrix.weight.requires_grad_(True)
         for step in range(STEPS):
             if len(order) < BATCH:
                 order += random.permutation(self.learned).tolist()
@@ -178,24 +132,7 @@ class LayerRounding:
                     self._loss(number).backward()
             del order[:BATCH]
             with torch.no_grad():
-                for one in self._moving:
+                for one in moving:
                     one.step(1 - step / STEPS)
-        for one in self._moving:
-            one.weight.requires_grad_(False)
-
-    def _rows(self, one: _Moving) -> U8:
-        """The rows of what a matrix learned; the network gets what they decode to."""
-        values = self._ordered(gguf_view, one.name, one.on_grid().cpu().numpy())
-        data, cols = rounded(one.encoding, values, one.data), values.shape[1]
-        if factors(one.encoding):
-            theta = self._ordered(gguf_view, one.name, one.theta.cpu().numpy())
-            data = scaled(one.encoding, data, cols, theta.astype(np.float16))
-        self._take_over(one, data)
-        return data
-
-    def _take_over(self, one: _Moving, data: U8) -> None:
-        torch, _ = torch_modules()
-        decoded = one.encoding.decode(data, one.weight.shape[1])
-        values = torch.from_numpy(np.array(self._ordered(hf_view, one.name, decoded)))
-        with torch.no_grad():
-            one.weight.copy_(values.to(one.weight.device))
+        for one in moving:
+            one.matrix.weight.requires_grad_(False)

@@ -7,7 +7,7 @@ from kanna.optimization.correction.pass_text import JUDGING, TOKENS
 from kanna.optimization.correction.rounding import BATCH, STEPS
 from kanna.optimization.forecast.calibration_work import SITE, TORCH, TORCH_BYTES, forward, read
 from kanna.optimization.forecast.effort import SearchExtent
-from kanna.optimization.forecast.encoding_work import factor_seconds
+from kanna.optimization.forecast.encoding_work import factor_seconds, mixture, vectors
 from kanna.optimization.forecast.rates import MachineRates
 from kanna.optimization.forecast.search_work import LOADED, runs, whole
 from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
@@ -19,6 +19,8 @@ _BACKWARD = 3
 """Times that a step of learning codes multiplies what a forward pass does."""
 _READ = 20
 """Times that a step reads or writes the weights of a layer."""
+_ROUNDED = 5.0
+"""Searches of Q4_K that rounding a vector to its target takes, in each step."""
 _LEARNED_BITS = 5
 """Bits per weight from which on most encodings have more levels than are learned."""
 _KINDS = 5
@@ -36,16 +38,20 @@ def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -
         parallel += sum(_products(matrix, tokens, rates) for matrix in site)
         products += 4 * tokens * site[0].columns ** 2 / rates.products
     parallel += whole(shapes, extent, rates)
+    widest = max((site[0].columns for site in able), default=0)
     files = 2  # before and after
     if extent.bits < _LEARNED_BITS:
         files += 1
         judging = min(JUDGING, extent.held_windows(shapes.window) * shapes.window)
         products += 2 * forward(shapes, extent.tokens - tokens + judging, rates)
-        products += _BACKWARD * forward(shapes, STEPS * BATCH * shapes.window, rates)
+        shares = mixture(extent.bits, widest, extent.candidates) if able else {}
+        grouped = sum(share for name, share in shares.items() if vectors(name))
+        times = 2 if 0 < grouped < 1 else 1  # codes on lines, and vectors
+        products += times * _BACKWARD * forward(shapes, STEPS * BATCH * shapes.window, rates)
         parallel += 4 * _READ * STEPS * shapes.body / rates.copied
+        parallel += _ROUNDED * grouped * STEPS * shapes.body / rates.search
     deciding = WINDOWS * _KINDS * shapes.window
     states, written = 4 * extent.tokens * shapes.hidden, shapes.parameters * extent.bits / 8
-    widest = max((site[0].columns for site in able), default=0)
     here, there = rates.in_torch(products)
     return Work(
         accelerated=there,
