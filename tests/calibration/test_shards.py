@@ -133,8 +133,11 @@ def test_a_shard_is_no_whole(parts: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds shard 2 of 3"):
         kanna.convert(parts / "model", tmp_path / "m.gguf", statistics=parts / "part-2")
     shards = [parts / f"part-{i}" for i in (1, 2, 3)]
+    lock = parts / ".whole.kanna-lock"
+    lock.write_text("{}")  # of a merge that was killed at its very end
     with pytest.raises(OutputError, match="holds statistics already"):
         kanna.statistics("merge", shards, parts / "whole", source=parts / "model")
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("given", ["", "0/3", "4/3", "1", "1/", "-1/3", "1/0", "1/9999", "a/b"])

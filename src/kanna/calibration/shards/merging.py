@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kanna._util.atomic import json_text, write_text
-from kanna._util.locks import holding
+from kanna._util.locks import holding, remove_stale
 from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject, whole
@@ -64,6 +64,7 @@ def merged(
     if out.exists() and (not out.is_dir() or out.resolve() in [f.resolve() for f in folders]):
         raise OutputError(f"{out} is a file or a shard", expected="another folder")
     if (out / stored.INDEX).exists() and not overwrite:
+        remove_stale(out)
         raise OutputError(f"{out} holds statistics already", todo="--overwrite replaces them")
     rows = MeanGradients.of([shard.folder for shard in _with_gradients(shards, model)])
     counts = _readable(shards)
