@@ -16,7 +16,7 @@ from kanna.model import F32
 from kanna.optimization.correction.code_grid import SPAN
 from kanna.optimization.correction.moving_matrix import EncodedMatrix, MovingMatrix
 
-TARGET_RATE, FARTHEST = 0.06, 2.0
+TARGET_RATE, FARTHEST = 0.02, 2.0
 """First step of a target, which falls to zero, and how far it may go from the first value: in the
 error that rounding leaves, a root mean square over the neighbours that share a scale."""
 TARGET_START = 0.5
