@@ -113,19 +113,12 @@ def allocate(runner: StageRunner, budget: str, plan: str) -> None:
     search(gguf, choices, int(budget), Path(plan))
 
 
-def allocate_unprobed(runner: StageRunner, budget: str, plan: str) -> None:
-    """Write the plan of a budget in bytes, by predictions that no probe corrected."""
-    gguf = adapter(runner)
-    search(gguf, gguf.choices(costs(runner)), int(budget), Path(plan))
-
-
 STAGES: dict[str, Callable[..., object]] = {
     "calibrate": calibrate,
     "gradients": backward,
     "measure": costs,
     "probe": probes,
     "allocate": allocate,
-    "allocate_unprobed": allocate_unprobed,
 }
 WITHOUT_BUDGET = ("calibrate", "gradients", "measure", "probe")
 """Stages that need no budget."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from benchmarks.common import arguments, evaluation_text, models
+from benchmarks.common.optimize_stages import StageRunner
 from benchmarks.common.result_file import cached
 
 import kanna
@@ -209,6 +210,20 @@ class Workload:
                 self.model, self.folder, stories=stories
             ).items()
         }
+
+    def mean_divergences(self, files: Sequence[Path]) -> list[float]:
+        """Of each GGUF, the mean over the kinds of text."""
+        kinds = self.divergences(files).values()
+        return [sum(of_file) / len(kinds) for of_file in zip(*kinds, strict=True)]
+
+    def stages(self) -> StageRunner:
+        """The stages of an optimization of the calibrated source."""
+        return StageRunner(
+            path=self.path,
+            statistics=self.statistics(),
+            threads=self.threads,
+            tokens=self.options.tokens,
+        )
 
 
 def tune(

@@ -3,8 +3,8 @@
     python -m benchmarks.gguf.gradients_quality --model stories_wide   # or dithered, gemma3
 
 Without gradients an error counts relative to the outputs of its matrix. Both plans of a class have
-the bytes of its preset, the same probes of kinds of matrices in llama.cpp unless `--no-probes`, and
-values by `gptq`. Scored as optimize_quality.py does. What is finished is kept in the cache.
+the bytes of its preset, probes of kinds of matrices in llama.cpp, and values by `gptq`. Scored as
+optimize_quality.py does. What is finished is kept in the cache.
 """
 
 from __future__ import annotations
@@ -26,16 +26,10 @@ CLASSES = "Q4_K_M,Q3_K_M,Q2_K,IQ2_XXS"
 def main() -> None:
     parser = workload.parser(__doc__, windows=5)
     parser.add_argument("--classes", default=CLASSES)
-    parser.add_argument("--no-probes", action="store_true", help="predictions as they are")
     parser.set_defaults(model="stories_wide")
     options = parser.parse_args()
     work = Workload(options)
-    runner = StageRunner(
-        path=work.path,
-        statistics=work.statistics(),
-        threads=work.threads,
-        tokens=options.tokens,
-    )
+    runner = work.stages()
     relative = replace(runner, statistics=work.folder / "statistics-relative")
     shutil.copytree(
         runner.statistics,
@@ -49,10 +43,7 @@ def main() -> None:
 
 def _beside(work: Workload, size_class: str, runners: tuple[StageRunner, ...]) -> dict[str, Any]:
     """A plan of each kind."""
-    probing = "" if work.options.no_probes else "-probed"
-    kl = work.cached(
-        f"gradients-{size_class}{probing}", _plans_divergences, work, size_class, runners
-    )
+    kl = work.cached(f"gradients-{size_class}", _plans_divergences, work, size_class, runners)
     return {
         "size class": size_class,
         "KL relative errors": kl[1],
@@ -67,13 +58,11 @@ def _plans_divergences(
     """Mean KL divergence of each runner's file over the kinds of text."""
     budget = kanna.convert(work.path, preset=size_class, dry_run=True).file_bytes
     files = [work.folder / f"gradients-{number}.gguf" for number in range(len(runners))]
-    stage = "allocate_unprobed" if work.options.no_probes else "allocate"
     for runner, out in zip(runners, files, strict=True):
         plan = out.with_suffix(".json")
-        runner.run(stage, budget, plan)
+        runner.run("allocate", budget, plan)
         runner.write(plan, out)
-    of = work.divergences(files).values()
-    return [sum(column) / len(of) for column in zip(*of, strict=True)]
+    return work.mean_divergences(files)
 
 
 if __name__ == "__main__":

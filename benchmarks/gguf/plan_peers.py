@@ -168,12 +168,7 @@ def main() -> None:
     parser.set_defaults(model="stories_wide")
     options = parser.parse_args()
     work = Workload(options)
-    stages = StageRunner(
-        path=work.path,
-        statistics=work.statistics(),
-        threads=options.threads,
-        tokens=options.tokens,
-    )
+    stages = work.stages()
     text = work.calibration_text()
     matrix = work.folder / "imatrix.gguf"
     if not matrix.exists():
@@ -201,8 +196,7 @@ def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict
     stages.write(plan, ours)
     scored = work.folder / "peers" / "theirs.gguf"
     _with_metadata(theirs, work.path, scored)
-    of = work.divergences([scored, ours]).values()
-    kl = [sum(column) / len(of) for column in zip(*of, strict=True)]
+    kl = work.mean_divergences([scored, ours])
     return {
         "MB": theirs.stat().st_size / 1e6,
         "MB ours": ours.stat().st_size / 1e6,

@@ -83,8 +83,7 @@ def started(
         yield child
         child.wait()
     finally:
-        if child.poll() is None:
-            end_all(child)
+        end_all(child)
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 with suppress(OSError, ValueError):
@@ -92,7 +91,7 @@ def started(
 
 
 def end_all(child: subprocess.Popen[str]) -> None:
-    """End a child with all that it started."""
+    """End a child that lives with all that it started."""
     import psutil
 
     if child.poll() is not None:  # its number may be another process's by now

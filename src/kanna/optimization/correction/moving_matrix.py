@@ -102,12 +102,12 @@ class MovingMatrix(ABC):
         gradient, weight.grad = weight.grad, None
         if gradient is None:
             return  # what it gives goes to other layers alone
-        blocks = self.values().view(*self._theta.shape, -1)
+        shape = (*self._theta.shape, -1)
         if self._scales:
-            by_block = (gradient.view(blocks.shape) * blocks).sum(-1)
+            by_block = (gradient.view(shape) * self.values().view(shape)).sum(-1)
             self._theta -= speed * FACTOR_RATE * by_block.sign()
         self.move(gradient.sign_(), speed)
-        blocks = self.values().view(blocks.shape)
+        blocks = self.values().view(shape)
         weight.copy_((blocks * (1 + self._theta)[..., None]).view(weight.shape))
 
     def rows(self) -> U8:
