@@ -34,6 +34,7 @@ from kanna.plan.allocate import Choice
 
 FILE = "swaps.json"
 SCRATCH = ".swaps-"
+KEPT = ".kept-swap-"
 _STATES = 8
 """Budgets whose trials are remembered."""
 _LIMIT = 8.0
@@ -76,6 +77,16 @@ class _Paths:
     plan: Path
     trial: Path
     trial_plan: Path
+
+
+def remove_kept(folder: Path) -> None:
+    """Remove trials that a run was ended over and that no state counts as the best.
+
+    Args:
+        folder: Where the best artefact lies.
+    """
+    for path in folder.glob(f"{KEPT}*"):
+        path.unlink(missing_ok=True)
 
 
 class LocalSearch:
@@ -149,6 +160,20 @@ class LocalSearch:
         costs = {c.name: {o.encoding: o.cost for o in c.options} for c in self._choices}
         return sum(costs[name][encoding] for name, encoding in self.state.encodings.items())
 
+    def take_up(self, artefact: Path) -> None:
+        """Let the best trial that the state knows take its place, where a run was ended over that.
+
+        Args:
+            artefact: That of the best plan, which may still be the one before.
+        """
+        with suppress(FileNotFoundError):
+            self._kept_trial(artefact).replace(artefact)
+
+    def _kept_trial(self, artefact: Path) -> Path:
+        """The name of a trial that gained, until it takes its place: no other state has it."""
+        mark = hashlib.sha256(f"{self.state.key} {_hash(self.state.encodings)}".encode())
+        return artefact.with_name(f"{KEPT}{mark.hexdigest()[:16]}-{artefact.name}")
+
     def run(self, artefact: Path, plan: Path, tries: int) -> None:
         """Try until nothing gains or `tries` were made.
 
@@ -176,6 +201,7 @@ class LocalSearch:
                 self._run(scorer, paths, tries)
         finally:
             self._adapter.workspace.context.progress.finish()
+            self._settle(paths)
             paths.trial.unlink(missing_ok=True)
             paths.trial_plan.unlink(missing_ok=True)
             with suppress(OSError):
@@ -244,7 +270,8 @@ class LocalSearch:
         )
         if gains:
             self._keep(move, planned, scores, factors, paths)
-        self._save()
+        else:
+            self._save()
         return True
 
     def _keep(
@@ -255,14 +282,27 @@ class LocalSearch:
         factors: dict[str, float],
         paths: _Paths,
     ) -> None:
-        """Make a trial the best so far."""
+        """Make a trial the best so far.
+
+        Its file first gets a name that only the new state looks for: whenever the run is ended,
+        the state and the file that it has the next run take up belong together.
+        """
         state = self.state
         state.scores, state.factors = list(map(float, scores)), factors
         state.encodings, state.gained = planned.encodings, True
         # The way back leads nowhere, and one more step the same way may gain again.
         state.queue = [move, *(m for m in state.queue if m[0] != move[0])]
-        paths.trial.replace(paths.artefact)
-        paths.trial_plan.replace(paths.plan)
+        paths.trial.replace(self._kept_trial(paths.artefact))
+        self._settle(paths)
+
+    def _settle(self, paths: _Paths) -> None:
+        """Save that a trial is the best so far, then give it its place; nothing without one."""
+        if not self._kept_trial(paths.artefact).exists():
+            return
+        self._save()
+        with suppress(FileNotFoundError):  # where Ctrl-C came behind it
+            paths.trial_plan.replace(paths.plan)
+        self.take_up(paths.artefact)
 
     def _save(self) -> None:
         state = self.state

@@ -29,7 +29,7 @@ from kanna.optimization.job import (
     open_job,
 )
 from kanna.optimization.kl_scorer import Window, can_decide
-from kanna.optimization.local_search import LocalSearch
+from kanna.optimization.local_search import LocalSearch, remove_kept
 from kanna.optimization.measure import Measured
 from kanna.optimization.measure import measure as measure_costs
 from kanna.optimization.probe import probe as probe_kinds
@@ -164,8 +164,10 @@ def allocate(
     local: LocalSearch | None = None
     if searches and decides:
         local = LocalSearch(adapter, choices, planned, available, calibration.held_out)
+        local.take_up(adapter.artefact(NAME))
         # That of an earlier run may be ahead already.
         adapter.plan(choices, local.encodings).save(plan)
+    remove_kept(plan.parent)
     context.on_message(f"planned {format_size(planned.file_bytes)} of {format_size(budget.nbytes)}")
     return Allocation(
         plan=plan,
