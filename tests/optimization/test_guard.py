@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import needs
 
-from kanna import convert
+from kanna import convert, optimize
 from kanna._util.units import format_size
 from kanna.errors import UsageError
 from kanna.optimization import guard_spending, measure
@@ -184,3 +184,20 @@ def test_tolerances_are_read_with_their_tasks(home: Path) -> None:
         with pytest.raises(UsageError) as caught:
             open_guard([given])
         assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["maths", "maths:0.05"], "the task 'maths' was named twice"),
+        (["json:0.1", "nope:0.1"], "no task named 'nope'"),
+        (["nope:much"], "no task named 'nope'"),
+        (["maths:much"], "the guard 'maths:much'"),
+    ],
+)
+def test_names_are_checked_before_the_source(
+    tmp_path: Path, given: list[str], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        optimize(tmp_path / "no-source", tmp_path / "out", bpw=4.0, guard=given)
+    assert not (tmp_path / "out").exists()

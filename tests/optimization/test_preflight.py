@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import needs
 
 import kanna
+from kanna._util.progress import Silent
 from kanna.errors import KannaError
+from kanna.optimization.context import Context
+from kanna.optimization.preflight import check_request
+from kanna.optimization.request import OptimizeRequest
 
 pytest.importorskip("torch")
 needs.llama_cpp()
@@ -53,3 +58,23 @@ def test_a_dry_run_checks_what_the_run_does(
         said.append(str(error.value))
     assert said[0] == said[1] and problem in said[0]
     assert not [*tmp_path.rglob("*.gguf"), *tmp_path.rglob("*.json")]
+
+
+def test_a_cache_beyond_what_the_model_was_trained_on_is_noted_first(
+    source: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    class Remarks(Silent):
+        def remark(self, text: str) -> None:
+            said.append(text)
+
+    asked = OptimizeRequest(
+        source=source, out=tmp_path / "out", format="gguf", memory=1 << 30, context=1 << 20
+    )
+    for request, count in ((asked, 1), (replace(asked, context=64), 0)):
+        said.clear()
+        context = Context(progress=Remarks())
+        check_request(request, context)
+        noted = [note for note in context.notes if "(--context) is longer than" in note]
+        assert len(noted) == count and noted == said

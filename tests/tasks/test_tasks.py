@@ -162,12 +162,17 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
         ("choice", "choice:FILE.jsonl"),
         ("maths:3", "the task 'maths:3'"),
         ("maths,maths", "named twice"),
+        ("lm-eval:a,json,lm-eval:a", "'lm-eval:a' was named twice"),
+        (f"choice:{tmp_path}/empty.jsonl,choice:{tmp_path}/./empty.jsonl", "named twice, as"),
+        (f"choice:{tmp_path}/none.jsonl,nope", "no task named 'nope'"),
         (f"choice:{tmp_path}/none.jsonl", "does not exist"),
         (f"choice:{tmp_path}/empty.jsonl", "holds no question"),
     ):
         with pytest.raises(UsageError) as caught:
             tasks.choose(given)
         assert problem in str(caught.value)
+        if "named" in problem:
+            assert "json" in caught.value.expected and "tool-calls" in caught.value.expected
 
 
 class ScriptedEngine:

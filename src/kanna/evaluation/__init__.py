@@ -36,6 +36,7 @@ from kanna.evaluation.reference_check import require
 from kanna.evaluation.result import EvaluateResult
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
+from kanna.evaluation.trained_length import tell_shorter_windows
 from kanna.evaluation.windows import EvaluationWindows, cut, read_text, text_for
 from kanna.formats.gguf import purpose
 from kanna.formats.onnx import files
@@ -210,6 +211,7 @@ def evaluate_many(
     paths = [locate(path, offline=offline, progress=progress) for path in artefacts]
     for path in paths:
         _check_artefact(path)
+    tell_shorter_windows(paths, context, progress)
     opened = open_source(reference, offline=offline, progress=progress)
     content, name = named or read_text(text_for(opened, None), offline=offline)
     engine, title = open_reference(
@@ -308,7 +310,7 @@ def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> lis
             ]
 
         for engine in engines:
-            _same_vocabulary(run.reference, engine)
+            tokenization.require_same_vocabulary(run.reference, engine)
         differing = [tokenization.compare(e, run.tokens, run.text) for e in engines]
         for ids in ids_of_windows:
             targets = np.array(ids[first + 1 :])
@@ -333,15 +335,6 @@ def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> lis
                 run.watch(results())
                 watched = time.perf_counter()
     return results()
-
-
-def _same_vocabulary(reference: Engine, engine: Engine) -> None:
-    if engine.vocab_size != reference.vocab_size:
-        raise GateError(
-            f"{engine.path} has a vocabulary of {engine.vocab_size} tokens",
-            expected=f"{reference.vocab_size}, as {reference.path} has",
-            todo="compare a file with the source it was made from",
-        )
 
 
 def _result(

@@ -81,3 +81,13 @@ def compare(engine: Engine, tokens: Tokenization, text: str) -> str:
         f"{engine.path.name} gives other token ids than {tokens.owner} for {max(other, 1)} of "
         f"{len(lines)} lines; all are scored on the ids of {tokens.owner}"
     )
+
+
+def require_same_vocabulary(reference: Engine, engine: Engine) -> None:
+    """Raise GateError where two models have vocabularies of other sizes."""
+    if engine.vocab_size != reference.vocab_size:
+        raise GateError(
+            f"{engine.path} has a vocabulary of {engine.vocab_size} tokens",
+            expected=f"{reference.vocab_size}, as {reference.path} has",
+            todo="compare a file with the source it was made from",
+        )

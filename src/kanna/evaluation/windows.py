@@ -9,6 +9,7 @@ from pathlib import Path
 from kanna._util.nearest import unreadable
 from kanna.errors import UsageError
 from kanna.evaluation.stats import MIN_WINDOWS
+from kanna.evaluation.trained_length import shorter_windows
 from kanna.runtimes.base import Engine
 from kanna.sources import Source, packages
 
@@ -70,6 +71,7 @@ def cut(
     windows: int | None,
     default: bool,
     tokenize: Callable[[str], list[int]] | None = None,
+    trained: int | None = None,
 ) -> EvaluationWindows:
     """Cut `text` as llama-perplexity does.
 
@@ -83,14 +85,14 @@ def cut(
         windows: Windows at most; None: all of a given text.
         default: Whether the text is the default one, of which the first windows are enough.
         tokenize: Ids of a text, framed; None: those of the engine.
+        trained: Tokens that the model was trained on, 0 if it does not say; None: asks the engine.
     """
     ids = tokenize(text) if tokenize else engine.tokenize(text, add_bos=True)
     notes: list[str] = []
-    if 0 < engine.trained_context < context:
-        notes.append(
-            f"the model was trained on {engine.trained_context} tokens: windows of that length"
-        )
-        context = engine.trained_context
+    longest = engine.trained_context if trained is None else trained
+    if 0 < longest < context:
+        notes.append(shorter_windows(longest))
+        context = longest
     if len(ids) < context:
         if len(ids) < _MIN_TOKENS:
             expected = f"at least {_MIN_TOKENS}, better 16 × {context}"

@@ -48,9 +48,3 @@ def cache_costs(
             costs[cache] = float(np.concatenate([s.kl for s in scores]).mean())
         progress.finish()
     return costs
-
-
-def trained_context(exact: Path) -> int:
-    """Tokens that the model was trained on; 0: not known."""
-    with RUNTIME.open(exact, context=64, vocab_only=True) as engine:
-        return engine.trained_context

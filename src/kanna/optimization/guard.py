@@ -128,12 +128,11 @@ def open_guard(given: Sequence[str], examples: int | None = None) -> Guard | Non
     Raises:
         UsageError: A task is not known, a tolerance is no share, or a file is malformed.
     """
-    tolerances: dict[str, float] = {}
-    for one in given:
-        name, tolerance = _parsed(one)
-        tolerances[name] = tolerance
-    if not tolerances:
+    parsed = [_parsed(one) for one in given]
+    if not parsed:
         return None
+    tasks.refuse_repeated(name for name, _ in parsed)  # `maths` and `maths:0.05`, too
+    tolerances = dict(parsed)
     return Guard(chosen=tasks.choose([*tolerances], examples), tolerances=tolerances)
 
 
@@ -185,6 +184,7 @@ def _parsed(given: str) -> tuple[str, float]:
         task = given.partition(":")[0]
         if task in tasks.names() and tasks.get(task).argument:
             return given, 0.0  # a place with a colon in it
+        tasks.get(task)  # the names that there are, where it is none
         raise UsageError(f"the guard {given!r}", expected=_FORM) from None
     if not (math.isfinite(tolerance) and 0 <= tolerance < 1):
         raise UsageError(

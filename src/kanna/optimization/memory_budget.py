@@ -25,10 +25,11 @@ from kanna.conversion.base import ConversionRequest
 from kanna.conversion.gguf import GGUFConversion
 from kanna.errors import KannaError, MissingError, PlanError
 from kanna.evaluation import reference_gguf
+from kanna.evaluation.trained_length import trained_length
 from kanna.formats import gguf
 from kanna.hardware.memory import memory as machine
 from kanna.optimization.budget import Budget
-from kanna.optimization.cache_costs import cache_costs, long_text, trained_context
+from kanna.optimization.cache_costs import cache_costs, long_text
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
 from kanna.optimization.search import Planner, SizeRange, search
@@ -241,7 +242,7 @@ class MemoryBudget:
         """
         workspace = self._workspace
         exact = reference_gguf(workspace.source, progress=workspace.context.progress)
-        ids = long_text(windows, min(self.context, trained_context(exact) or self.context))
+        ids = long_text(windows, min(self.context, trained_length(workspace.model) or self.context))
         self.judged = len(ids)
         mark = hashlib.sha256(
             json.dumps([key, RUNTIME.available().version, ids]).encode()

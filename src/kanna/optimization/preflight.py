@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kanna import families
+from kanna._util.progress import remark
 from kanna._util.units import format_size
 from kanna.calibration import texts
 from kanna.calibration.self_generated import SELF
 from kanna.errors import UsageError
 from kanna.escaping import argument
+from kanna.evaluation.trained_length import trained_length
 from kanna.evaluation.windows import read_text
+from kanna.model import Model
 from kanna.optimization import adapters
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.budget import Budget
@@ -77,6 +80,7 @@ def check_request(
     workspace = Workspace(source=source, model=model, folder=request.out, context=context)
     adapter = adapter_type(replace(workspace, provider=request.provider, static=request.static))
     _check_supported(adapter, request)
+    _note_context(request, model, context)
     if context.place is not None:
         context.place.check()
     constraints = adapter.constraints(request)
@@ -88,6 +92,19 @@ def check_request(
     return CheckedRequest(
         adapter=adapter, constraints=constraints, fine_tunes=fine_tunes, guard=guard
     )
+
+
+def _note_context(request: OptimizeRequest, model: Model, context: Context) -> None:
+    """Say, before any work, where the cache of `--memory` is longer than the model can use."""
+    trained = trained_length(model)
+    if request.memory is None or not 0 < trained < request.context:
+        return
+    text = (
+        f"a cache of {request.context} tokens (--context) is longer than the {trained} that the "
+        f"model was trained on: it counts as memory, and its types are judged after {trained}"
+    )
+    context.note(text)
+    remark(context.progress, text)
 
 
 def _check_memory(adapter: Adapter, request: OptimizeRequest) -> None:

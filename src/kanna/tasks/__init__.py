@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kanna._util import arguments, plugins
@@ -67,17 +68,40 @@ def choose(given: str | Iterable[str], count: int | None = None) -> list[ChosenT
     """
     if count is not None and not 1 <= count <= MOST_EXAMPLES:
         raise UsageError(f"{count} questions of a task", expected=f"from 1 to {MOST_EXAMPLES:,}")
-    chosen: list[ChosenTask] = []
+    chosen: list[tuple[str, Task[Any]]] = []
     for named in arguments.names(given):
         name, _, argument = named.partition(":")
         task = get(name)
         if bool(argument) != bool(task.argument):
             raise _misnamed(named, name, task)
-        if any(named == other.name for other in chosen):
-            raise UsageError(f"the task {named!r} was named twice", expected="each task once")
-        examples = tuple(task.examples(argument, count))
-        chosen.append(ChosenTask(name=named, task=task, examples=examples))
-    return chosen
+        chosen.append((named, task))
+    refuse_repeated([named for named, _ in chosen])
+    return [  # every name was checked before the questions of the first are read
+        ChosenTask(
+            name=named, task=task, examples=tuple(task.examples(named.partition(":")[2], count))
+        )
+        for named, task in chosen
+    ]
+
+
+def refuse_repeated(given: Iterable[str]) -> None:
+    """Raise UsageError where a task is named twice, its file written another way or not.
+
+    Args:
+        given: Names of tasks, without tolerances.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for named in given:
+        name, _, argument = named.partition(":")
+        file = Path(argument)
+        key = name, str(file.resolve()) if argument and file.is_file() else argument
+        if key in seen:
+            other = "" if seen[key] == named else f", as {seen[key]!r} before"
+            raise UsageError(
+                f"the task {named!r} was named twice{other}",
+                expected=f"each task once; there are {', '.join(names())}",
+            )
+        seen[key] = named
 
 
 def _misnamed(named: str, name: str, task: Task[Any]) -> UsageError:

@@ -31,6 +31,7 @@ from kanna.evaluation.long_context.result import (
     NeedleScore,
 )
 from kanna.evaluation.stats import mean_ci
+from kanna.evaluation.trained_length import require_trained
 from kanna.evaluation.windows import cut, read_text
 from kanna.runtimes.cache_types import cache_name, cache_types
 from kanna.runtimes.llamacpp import RUNTIME
@@ -89,10 +90,18 @@ def evaluate_caches(
         raise UsageError(
             f"{path} runs in {runtime.title}, whose cache has no types", expected="a .gguf file"
         )
+    trained = require_trained(path, context)
     content, title = named or read_text(packages.own_text(path), offline=offline)
     context = context or CONTEXT
     with RUNTIME.open(path, context=64, threads=threads, vocab_only=True) as engine:
-        cuts = cut(engine, content, context=context, windows=windows or 1, default=False)
+        cuts = cut(
+            engine,
+            content,
+            context=context,
+            windows=windows or 1,
+            default=False,
+            trained=trained,
+        )
         texts = _texts(engine, cuts.ids)
     length = len(texts.ids[0])
     kv_bytes = {
