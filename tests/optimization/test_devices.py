@@ -22,7 +22,6 @@ from helpers import accelerators, optimizing  # noqa: E402 - needs torch
 from helpers.correcting import Quantized, quantized  # noqa: E402 - needs torch
 
 from kanna.calibration import statistics  # noqa: E402 - needs torch
-from kanna.calibration.student import Student  # noqa: E402 - needs torch
 from kanna.libllama import library  # noqa: E402 - needs torch
 from kanna.optimization import held_products  # noqa: E402 - needs torch
 from kanna.optimization.adapters.gguf import GGUFAdapter  # noqa: E402 - needs torch
@@ -32,6 +31,7 @@ from kanna.optimization.correction.products import InputProducts  # noqa: E402 -
 from kanna.optimization.kl_scorer import HeldOutWindows  # noqa: E402 - needs torch
 from kanna.optimization.measure import measure  # noqa: E402 - needs torch
 from kanna.optimization.tuning import distillation  # noqa: E402 - needs torch
+from kanna.optimization.tuning.student import Student  # noqa: E402 - needs torch
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_tuning_learns_what_it_learns_on_the_cpu(
     assert got.device == device and notes == []
     assert got.watched == pytest.approx(want.watched, rel=1e-2)
     assert got.trained == pytest.approx(want.trained, rel=1e-2)
-    accelerators.fills(monkeypatch, Student, "divergence", 2, 5)
+    accelerators.fills(monkeypatch, Student, "learn", 2, 5)
     less, notes = tuned(made, tmp_path / "less", device)
     assert less.watched == pytest.approx(want.watched, rel=1e-2)
     assert len(notes) == 2 and "an eighth" in notes[0] and "on the CPU" in notes[1]

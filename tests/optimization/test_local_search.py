@@ -38,7 +38,7 @@ from kanna.optimization.acceptance import EVALUATED  # noqa: E402 - needs torch
 from kanna.optimization.adapters import gguf as adapter_module  # noqa: E402 - needs torch
 from kanna.optimization.context import Context, Workspace  # noqa: E402 - needs torch
 from kanna.optimization.correction import correction  # noqa: E402 - needs torch
-from kanna.optimization.tuning import distillation  # noqa: E402 - needs torch
+from kanna.optimization.tuning import distillation, learnable  # noqa: E402 - needs torch
 
 QUICK = ("q2_k", "q3_k", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
 TRIES = 3
@@ -267,7 +267,7 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
     """
     from safetensors.numpy import save_file
 
-    from kanna.calibration.student import Student
+    from kanna.optimization.tuning.student import Student
 
     tiny_models.make(recipe, tmp_path / "tiny")
     source = kanna.open_source(tmp_path / "tiny")
@@ -289,17 +289,19 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
         statistics=tmp_path / "stats",
         threads=1,
     )
-    blocks = distillation.blocks(families.load_model(kanna.open_source(tmp_path / "p.gguf")))
+    held, work = families.load_model(kanna.open_source(tmp_path / "p.gguf")), tmp_path / "work"
+    blocks = learnable.matrices(held)
     assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2}
-    student = Student(families.load_model(kanna.open_source(tmp_path / "p.gguf")), blocks, "cpu")
+    student = Student(held, "cpu", work)
     norms = {n for n, t in model.tensors.items() if "norm" in n}
-    assert norms and set(student.theta) == set(blocks) | norms
+    assert norms and set(student.values.of) == set(blocks) | norms
     torch.manual_seed(0)
     with torch.no_grad():
-        for theta in student.theta.values():
-            theta.normal_(std=0.05)
-    found = {n + tunings.SCALE: v.astype(np.float16) for n, v in student.scales()} | dict(
-        student.vectors()
+        for name in student.values.of:
+            student.values.leaf(name, "cpu").normal_(std=0.05)
+    values = student.values
+    found = {n + tunings.SCALE: v.astype(np.float16) for n, v in values.scales()} | dict(
+        values.vectors()
     )
     save_file(found, tmp_path / "t.safetensors")
     plan.model_copy(update={"tuning": "t.safetensors"}).save(tmp_path / "tuned.json")
@@ -309,16 +311,13 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
         tmp_path / "t.gguf",
         before=[tmp_path / "p.gguf"],
     )
-    fresh = Student(families.load_model(kanna.open_source(tmp_path / "t.gguf")), {}, "cpu")
-    ids = np.arange(3, 67)
-    with torch.no_grad():
-        want, got = student.hidden(ids).numpy(), fresh.hidden(ids).numpy()
+    written = families.load_model(kanna.open_source(tmp_path / "t.gguf"))
+    ids = np.arange(3, 67)[None]
+    want = student.hidden(ids).numpy()
+    got = Student(written, "cpu", work, learns=False).hidden(ids).numpy()
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
-    before = Student(families.load_model(kanna.open_source(tmp_path / "p.gguf")), {}, "cpu")
-    with torch.no_grad():
-        assert np.abs(before.hidden(ids).numpy() - want).max() > 0.1 * np.abs(want).max(), (
-            "it did move"
-        )
+    before = Student(held, "cpu", work, learns=False).hidden(ids).numpy()
+    assert np.abs(before - want).max() > 0.1 * np.abs(want).max(), "it did move"
 
 
 def test_only_what_changed_is_encoded_again(home: Path, tmp_path: Path) -> None:
@@ -443,9 +442,8 @@ def test_a_tuning_lies_beside_its_plan(home: Path, tmp_path: Path) -> None:
 
 def test_columns_are_what_blocks_are_counted_in(home: Path, best: dict[str, Any]) -> None:
     optimized = gguf.read(home / "out" / "tiny-optimized.gguf")
-    blocks = distillation.blocks(
-        families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf"))
-    )
+    artefact = families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf"))
+    blocks = learnable.matrices(artefact)
     for name, count in blocks.items():
         tensor = optimized.tensors[name]
         assert count * encodings.get(tensor.dtype).block == columns(tensor)

@@ -191,7 +191,7 @@ class BackwardPass:
         network, squares, gradients = self.network, _Squares(), list[F32]()
         states = self._kept.read(self._states(index))
         assert states is not None
-        network.shared = shared = SharedGradients(self._folder)
+        network.shared = shared = SharedGradients(SharedStates(self._folder))
         shared.load(_named(back, _SHARED))
         further = self._per_layer(squares, back)
         with network.layer(index, further) as layer:

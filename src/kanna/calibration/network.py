@@ -32,7 +32,7 @@ from kanna.calibration.stand_ins import (
 from kanna.calibration.streams import INTO, OUT_OF, StreamLayout
 from kanna.errors import KannaError
 from kanna.formats import not_numbers
-from kanna.model import Model
+from kanna.model import F32, Model
 
 T = TypeVar("T")
 
@@ -53,15 +53,31 @@ class Network:
 
     Attributes:
         width: Values of a token's hidden states: of all streams where there are several.
+        vocabulary_rows: Tokens whose rows the embedding has in memory, int32 [n].
+        table_path: Path of the embedding.
+        norm_path: Path of the last norm.
 
     Raises UnsupportedError for an architecture transformers does not know.
     """
 
     def __init__(
-        self, model: Model, device: str | None = None, shared: SharedStates | None = None
+        self,
+        model: Model,
+        device: str | None = None,
+        shared: SharedStates | None = None,
+        on_fill: Callable[[Any, str], None] | None = None,
     ) -> None:
+        """Make its modules, without weights.
+
+        Args:
+            model: The model.
+            device: cpu, cuda or mps; None: an accelerator when there is one.
+            shared: Where keys and values go that layers share; None: into memory.
+            on_fill: Is given every layer and norm that has its weights, and its path.
+        """
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
+        self._on_fill = on_fill
         self.weights = NetworkWeights(model)
         settings = transformers.AutoConfig.for_model(**self.weights.config)
         with torch.device("meta"):
@@ -77,6 +93,7 @@ class Network:
         self.width = int(self.weights.config["hidden_size"]) * self.streams.count
         self._last_norm = called(self.body, "norm", "embedding_norm", "final_layernorm", "norm_f")
         self._table = called(self.body, "embed_tokens", "embeddings")
+        self.table_path, self.norm_path = f"model.{self._table}", f"model.{self._last_norm}"
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
         self._into: Any = None
@@ -133,9 +150,8 @@ class Network:
         self._renew_rotary(self.skeleton)
         self._layer_arguments = moved(self._layer_arguments, device)
         self._places = moved(self._places, device)
-        embedding = getattr(self.body, self._table)
-        if embedding.weight.device.type != "meta":
-            embedding.to(device)
+        if self.embedding.weight.device.type != "meta":
+            self.embedding.to(device)
         if self._per_layer is not None:
             self._per_layer.move(device)
         if self._into is not None:
@@ -152,18 +168,26 @@ class Network:
         module = module.to_empty(device=self.device)
         self.weights.copy(module, f"{prefix}.")
         restore_computed(module)
-        return module.requires_grad_(False)
+        module.requires_grad_(False)
+        if self._on_fill is not None:
+            self._on_fill(module, prefix)
+        return module
 
-    def embed(self, ids: Any) -> Any:
+    def embed(self, ids: Any, out: F32 | None = None) -> Any:
         """Hidden states before the first layer, f32 [windows, tokens, width], of ids int32.
 
         Records the other arguments of the layers, which `layer` needs.
+
+        Args:
+            ids: [windows, tokens].
+            out: Where they go; None: into memory.
         """
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
-        table = self.weights.tensors[f"model.{self._table}.weight"]
+        self.vocabulary_rows = used
+        table = self.weights.tensors[f"{self.table_path}.weight"]
         rows = np.concatenate([table.rows(int(t), int(t) + 1) for t in used])
-        embedding = getattr(self.body, self._table).to_empty(device=self.device)
+        embedding = self.embedding.to_empty(device=self.device)
         restore_computed(embedding)
         embedding.weight = torch.nn.Parameter(
             torch.from_numpy(rows).to(self.device), requires_grad=False
@@ -180,9 +204,11 @@ class Network:
         if self.streams.count > 1:
             self._into = self._fill(deepcopy(getattr(self.body, INTO)), f"model.{INTO}")
         with self._without_layers() as recorders, torch.no_grad():
-            hidden = [self._entering(recorders, p).cpu() for p in places]
+            states = np.empty((*ids.shape, self.width), np.float32) if out is None else out
+            embedded = torch.from_numpy(states)
+            for window, of_window in zip(embedded, places, strict=True):
+                window.copy_(self._entering(recorders, of_window))
         self._layer_arguments = [r.arguments for r in recorders]
-        embedded = torch.stack(hidden)
         self.check(embedded, "the embedding", "token_embd.")
         return embedded
 
@@ -217,7 +243,7 @@ class Network:
             leaves.append(out.detach().requires_grad_())
             return leaves[0]
 
-        hook = getattr(self.body, self._table).register_forward_hook(start)
+        hook = self.embedding.register_forward_hook(start)
         with self._without_layers() as recorders:
             self._entering(recorders, self._places[number]).backward(gradient)
         hook.remove()
@@ -225,7 +251,16 @@ class Network:
 
     def embedding_scale(self) -> float:
         """What the rows of the embedding are multiplied by before they leave it."""
-        return float(getattr(getattr(self.body, self._table), "scalar_embed_scale", 1.0))
+        return float(getattr(self.embedding, "scalar_embed_scale", 1.0))
+
+    @property
+    def embedding(self) -> Any:
+        """Its module, which has the rows of `vocabulary_rows`."""
+        return getattr(self.body, self._table)
+
+    def places(self, number: int) -> Any:
+        """Which of `vocabulary_rows` every token of a window is, [tokens]."""
+        return self._places[number]
 
     def per_layer_scale(self) -> float | None:
         """The same of the embeddings that each layer has of its own; None where it has none."""
@@ -305,11 +340,14 @@ class Network:
 
         run.module = module  # type: ignore[attr-defined]
         run.several = several  # type: ignore[attr-defined]
-        yield run
+        try:
+            yield run
+        finally:
+            module.to_empty(device="meta")  # functions and hooks that refer to it live on
 
     def norm(self) -> Any:
         """From the last hidden states of a window to what the head reads: a normalisation."""
-        norm = self._fill(deepcopy(getattr(self.body, self._last_norm)), f"model.{self._last_norm}")
+        norm = self._fill(deepcopy(getattr(self.body, self._last_norm)), self.norm_path)
         if self.streams.count == 1:
             return norm
         out_of = self._fill(deepcopy(getattr(self.body, OUT_OF)), f"model.{OUT_OF}")

@@ -52,15 +52,21 @@ class SharedStates:
 class SharedGradients(SharedStates):
     """The same on the way back: gradients of what a layer gave, from all layers that read it."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, forward: SharedStates) -> None:
+        """Begin at the last layer.
+
+        Args:
+            forward: What was kept on the way forward.
+        """
+        super().__init__()
+        self._forward = forward
         self._gradients: dict[tuple[str, int], tuple[Any, ...]] = {}
         self._read: dict[tuple[str, int], tuple[Any, ...]] = {}
         self._given: dict[tuple[str, int], tuple[Any, ...]] = {}
 
     def get(self, kind: str, number: int) -> tuple[Any, ...]:
         """The keys and values of a window, as the start of a graph."""
-        leaves = tuple(part.requires_grad_() for part in super().get(kind, number))
+        leaves = tuple(part.detach().requires_grad_() for part in self._forward.get(kind, number))
         self._read[kind, number] = leaves
         return leaves
 

@@ -93,38 +93,36 @@ def test_what_was_learned_is_what_the_folder_holds(
     """With any factors and offsets, the student computes what the written folder computes."""
     from safetensors.numpy import save_file
 
-    from kanna.calibration.student import Student
+    from kanna.optimization.tuning.student import Student
 
     model, subject = subject_of(format, recipe, tmp_path)
     held = subject.read(subject.artefact)
-    blocks, sizes = distillation.blocks(held), distillation.sizes(held)
+    student = Student(held, "cpu", tmp_path / "work", norms=subject.norms)
+    values = student.values
     floats = {"output.weight"} if format == "onnx" else set()
-    assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2} - floats
-    assert set(sizes) == (set(blocks) if format == "mlx" else set())
-    student = Student(held, blocks, "cpu", sizes, subject.norms)
-    assert set(student.delta) == set(sizes) and bool(student.gains) == (format == "mlx")
+    every = {n for n, t in model.tensors.items() if len(t.shape) == 2} - floats
+    assert {n for n, one in values.of.items() if not one.norm} == every
+    shift = {n for n, one in values.of.items() if one.shifts}
+    assert shift == (every if format == "mlx" else set())
+    assert any(one.norm for one in values.of.values()) == (format == "mlx")
     torch.manual_seed(0)
     with torch.no_grad():
-        for theta in student.theta.values():
-            theta.normal_(std=0.05)
-        for delta in student.delta.values():
-            delta.normal_(std=0.3)
-    found = {n + tunings.SCALE: v.astype(np.float16) for n, v in student.scales()} | dict(
-        student.vectors()
+        for name, one in values.of.items():
+            values.leaf(name, "cpu").normal_(std=0.05)
+            if one.shifts:
+                values.leaf(name + tunings.OFFSET, "cpu").normal_(std=0.3)
+    found = {n + tunings.SCALE: v.astype(np.float16) for n, v in values.scales()} | dict(
+        values.vectors()
     )
-    found |= {n + tunings.OFFSET: v.astype(np.float16) for n, v in student.offsets()}
+    found |= {n + tunings.OFFSET: v.astype(np.float16) for n, v in values.offsets()}
     save_file(found, tmp_path / "t.safetensors")
     MIX[format].model_copy(update={"tuning": "t.safetensors"}).save(tmp_path / "tuned.json")
     subject.write(tmp_path / "tuned.json", Silent())
-    ids = np.arange(3, 67)
-
-    def hidden(one: Any) -> Any:
-        with torch.no_grad():
-            return one.hidden(ids).numpy()
-
-    want = hidden(student)
+    ids = np.arange(3, 67)[None]
+    want = student.hidden(ids).numpy()
     got, before = (
-        hidden(Student(subject.read(tmp_path / p), {}, "cpu")) for p in ("tuned", "plain")
+        Student(subject.read(tmp_path / p), "cpu", tmp_path, learns=False).hidden(ids).numpy()
+        for p in ("tuned", "plain")
     )
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
     assert np.abs(before - want).max() > 0.1 * np.abs(want).max(), "it did move"
@@ -141,31 +139,32 @@ def test_gradients_are_those_of_what_is_computed(format: str, tmp_path: Path) ->
 
     Factors, offsets and norms.
     """
-    from kanna.calibration.student import Student, Teacher
+    from kanna.optimization.tuning.learned_values import Pace
+    from kanna.optimization.tuning.student import Student
+    from kanna.optimization.tuning.teacher import Teacher
 
     model, subject = subject_of(format, "llama", tmp_path)
-    held = subject.read(subject.artefact)
-    ids = np.arange(3, 67)
-    teacher = Teacher(model, ids[None], "cpu")
-    for part in ("theta", "delta"):
-        student = Student(
-            held, distillation.blocks(held), "cpu", distillation.sizes(held), subject.norms
-        )
-        free: dict[str, Any] = getattr(student, part)
-        first = student.divergence(ids, teacher.states[0], teacher.head, learn=True)
-        for name, theta in free.items():
-            size = 1e-3 / float(theta.grad.norm() + 1e-12)
-            with torch.no_grad():
-                theta += size * theta.grad
-                up = student.divergence(ids, teacher.states[0], teacher.head, learn=False)
-                theta -= 2 * size * theta.grad
-                down = student.divergence(ids, teacher.states[0], teacher.head, learn=False)
-                theta += size * theta.grad
-            want = 2 * size * float(theta.grad.square().sum())
-            assert up - down == pytest.approx(want, rel=0.05, abs=1e-6 * max(first, 1)), (
-                part,
-                name,
-            )
+    student = Student(subject.read(subject.artefact), "cpu", tmp_path / "work", norms=subject.norms)
+    ids, values, gradients = np.arange(3, 67, dtype=np.int32), student.values, dict[str, Any]()
+    teacher = Teacher(model, ids[None], "cpu", tmp_path / "teacher")
+    state, head = teacher.states[0], teacher.head
+    values.step = lambda key, gradient, pace: gradients.update({key: gradient})
+    first = student.learn(ids, state, head, Pace(0, 1))
+    shifts = {name + tunings.OFFSET for name, one in values.of.items() if one.shifts}
+    assert gradients.keys() == values.of.keys() | shifts
+    assert bool(shifts) == (format == "mlx")
+
+    def after(key: str, step: Any) -> float:
+        with torch.no_grad():
+            values.leaf(key, "cpu").add_(step)
+            return student.divergence(student.hidden(ids[None])[0], state, head)
+
+    for key, gradient in gradients.items():
+        step = 1e-3 / float(gradient.norm() + 1e-12) * gradient
+        up, down = after(key, step), after(key, -2 * step)
+        after(key, step)
+        want = 2 * float((step * gradient).sum())
+        assert up - down == pytest.approx(want, rel=0.05, abs=1e-6 * max(first, 1)), key
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
-from kanna.optimization.forecast import calibration_work, correction_work, search_work
+from kanna.optimization.forecast import calibration_work, correction_work, search_work, tuning_work
 from kanna.optimization.forecast.accelerator import accelerator_rates
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.rates import MachineRates, machine_rates
@@ -37,7 +37,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "accuracy": search_work.accuracy,
     "local-search": search_work.local_search,
     "correction": correction_work.correction,
-    "tuning": search_work.tuning,
+    "tuning": tuning_work.tuning,
     "prove": search_work.prove,
     "guard": search_work.guard,
     "report": search_work.report,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from kanna import encodings
 from kanna.optimization import measure as costs
 from kanna.optimization.forecast import static_work
-from kanna.optimization.forecast.calibration_work import TORCH, TORCH_BYTES, forward, read
+from kanna.optimization.forecast.calibration_work import forward, read
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import (
     factor_seconds,
@@ -33,7 +33,7 @@ CELL = 0.0015
 """CPU seconds of Python to measure one encoding on one matrix."""
 _COMPARED = 6
 """Times that logits are read and written when they are compared."""
-_TRIAL_WINDOWS = 12
+TRIAL_WINDOWS = 12
 _PROBE_BITS = 4.6
 """Bits per weight of what is probed."""
 _LEVEL_WINDOWS, _LEVEL_KINDS = 8, 5
@@ -126,7 +126,7 @@ def _encoded(
     return seconds + read(sum(m.weights for m in shapes.matrices), rates)
 
 
-def _nearest(bits: float, columns: int) -> str:
+def nearest_preset(bits: float, columns: int) -> str:
     """The encoding of a plain preset of about so many bits."""
     return nearest(bits, columns, costs.CANDIDATES)
 
@@ -147,7 +147,7 @@ def probe(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
     files, half = shapes.kinds + (not extent.compares), 2 * shapes.parameters
     tokens = probe_windows(shapes.parameters) * shapes.window
     scored = runs(shapes, tokens * (files + 1), rates)
-    encoded = _encoded(shapes, rates, lambda wide: {_nearest(_PROBE_BITS, wide): 1.0})
+    encoded = _encoded(shapes, rates, lambda wide: {nearest_preset(_PROBE_BITS, wide): 1.0})
     logits = 2 * tokens * shapes.vocabulary
     return Work(
         parallel=scored + encoded + files * read(shapes.parameters, rates),
@@ -184,7 +184,8 @@ def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
     filled += attended(shapes, tokens, rates)
     files = 1 + extent.proved  # the one that is tried, and those
     tried = sum(
-        search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
+        search_seconds(nearest_preset(extent.bits, m.columns), m.weights, rates)
+        for m in shapes.matrices
     )
     size = shapes.parameters * extent.bits / 8
     return Work(
@@ -207,7 +208,8 @@ def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         return static_work.write(shapes, extent, rates)
     size = shapes.parameters * extent.bits / 8
     plain = sum(
-        search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
+        search_seconds(nearest_preset(extent.bits, m.columns), m.weights, rates)
+        for m in shapes.matrices
     )
     checked = read(2 * shapes.parameters, rates)
     return Work(
@@ -234,7 +236,7 @@ def accuracy(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
 def local_search(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """At most so many swaps of encodings, each scored in the runtime."""
     size = shapes.parameters * extent.bits / 8
-    tokens = _TRIAL_WINDOWS * shapes.window
+    tokens = TRIAL_WINDOWS * shapes.window
     once = runs(shapes, tokens, rates) + _CHANGED * whole(shapes, extent, rates)
     return Work(
         parallel=extent.swaps * once + 2 * runs(shapes, tokens, rates),
@@ -268,7 +270,7 @@ def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
         alone=first.alone + rates.slowness * (checked * _CHECKED + 1.5),
         written=first.written,
         memory=BASE_BYTES + 10 * shapes.window * shapes.vocabulary,
-        disk=2 * _TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
+        disk=2 * TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
         cache=first.cache,
     )
 
@@ -293,44 +295,10 @@ def guard(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wor
 def report(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The page, and the divergence on each kind of text."""
     files = 1 + extent.proved
-    scored = runs(shapes, files * _TRIAL_WINDOWS * shapes.window, rates) if extent.compares else 0.0
+    scored = runs(shapes, files * TRIAL_WINDOWS * shapes.window, rates) if extent.compares else 0.0
     return Work(
         parallel=scored,
         alone=rates.slowness * 1.5,
         memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary,
-        disk=2 * _TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
-    )
-
-
-def tuning(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
-    """Scales and norms, learnt in torch."""
-    from kanna.optimization.tuning.training import EPOCHS
-
-    windows = 2 * max(1, extent.tokens // shapes.window)
-    tokens, watched = windows * shapes.window, _TRIAL_WINDOWS * shapes.window
-    teacher = forward(shapes, tokens + watched, rates)
-    # Forward; back to the inputs and to the weights; three times the weights times their factors.
-    learned = 3 * forward(shapes, tokens, rates) + windows * 5 * 8 * shapes.body / rates.copied
-    learned += 12 * shapes.head * tokens / rates.products
-    learned += 4 * 14 * shapes.vocabulary * tokens / rates.copied
-    seen = forward(shapes, watched, rates) + 4 * shapes.head * watched / rates.products
-    written = shapes.parameters * extent.bits / 8
-    here, there = rates.in_torch(teacher + EPOCHS * (learned + seen) + seen)
-    return Work(
-        accelerated=there,
-        parallel=here
-        + read(shapes.parameters, rates)
-        + runs(shapes, 3 * watched, rates)
-        + 0.5 * whole(shapes, extent, rates),
-        alone=rates.slowness * TORCH,
-        written=written,
-        memory=TORCH_BYTES
-        + 6 * shapes.parameters
-        + 4 * shapes.head
-        + 4 * (tokens + watched) * shapes.hidden
-        + 4 * shapes.window * shapes.layers * 34 * shapes.hidden
-        + (1 << 29),
-        disk=written,
-        kept=written,
-        optional=True,
+        disk=2 * TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
     )

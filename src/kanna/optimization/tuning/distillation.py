@@ -10,35 +10,33 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna import __version__, encodings
+from kanna import __version__
 from kanna._util.atomic import write_json
+from kanna._util.disk import explain
 from kanna._util.progress import Progress
-from kanna._util.units import format_size
 from kanna.calibration.devices import CPU, is_full, pick_device, serves, within_memory
-from kanna.calibration.student import Student, bytes_needed
 from kanna.calibration.windows import CalibrationWindows
-from kanna.hardware.memory import memory as machine
-from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.optimization.acceptance import judge
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import F64, HeldOutWindows, Window
+from kanna.optimization.tuning.learnable import matrices
+from kanna.optimization.tuning.learned_values import RATES
+from kanna.optimization.tuning.needs import bytes_needed, disk_needed, lacking
 from kanna.optimization.tuning.place import TuningDevice
 from kanna.optimization.tuning.recovery import Recovery, RecoveryResult
+from kanna.optimization.tuning.student import Student
 from kanna.optimization.tuning.subject import TuningSubject
-from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
-from kanna.plan import load, roles
-from kanna.plan.tuning import factors, shifts, steps
+from kanna.optimization.tuning.training import EPOCHS, ScaleTraining
+from kanna.plan import load
 
 NAME = "tuned"
-PER_LAYER_TABLE = "per_layer_token_embd.weight"
-"""It takes more memory than all else, and a window reads little of it."""
-PLAN, FILE, STATE = "tuned.json", "tuning.safetensors", "distill.json"
+PLAN, FILE, STATE, WORK = "tuned.json", "tuning.safetensors", "distill.json", "tuning-work"
 
 
 def file_of(plan: Path, name: str) -> Path:
@@ -109,23 +107,23 @@ def tune(
     ids = [*windows.ids[~windows.held], *(ids for _, ids in held.rest[: len(windows.ids)])] or [
         *windows.ids
     ]
-    count, length = len(ids) + len(held.trial), windows.ids.shape[1]
-    needed, free = bytes_needed(workspace.model, count * length, length), machine().available
-    short = (
-        f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out"
-    )
-    if needed > free and pick_device(workspace.context.device) == CPU:
-        workspace.context.note(short)
+    work, length = file_of(plan, WORK), windows.ids.shape[1]
+    artefact, tokens = subject.read(subject.artefact), (len(ids) + len(held.trial)) * length
+    needs = bytes_needed(artefact, length), disk_needed(artefact, tokens, EPOCHS)
+    if short := lacking(*needs, work):
+        workspace.context.note(f"{short}: it was left out")
         return None
     try:
-        result = distill(
-            workspace, subject, plan, ids, held, fits=needed <= free, recovery=recovery
-        )
+        result = distill(workspace, subject, plan, ids, held, recovery=recovery)
     except RuntimeError as error:
         if not is_full(error):
             raise
-        workspace.context.note(short)
+        device = pick_device(workspace.context.device)
+        workspace.context.note(f"the memory of {device} did not suffice to tune: it was left out")
         return None
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)  # what others need of the disk
+        raise explain(error, work) from error
     if result is None:
         workspace.context.note("nothing of this plan can be tuned")
     return result
@@ -138,7 +136,6 @@ def distill(
     ids: Sequence[Sequence[int]],
     held: HeldOutWindows,
     *,
-    fits: bool = True,
     recovery: Recovery | None = None,
 ) -> TuningResult | None:
     """Tune the artefact of `plan`; None when it holds no block whose scale can be moved.
@@ -152,7 +149,6 @@ def distill(
         plan: A plan file.
         ids: Windows to learn from.
         held: Its trial windows decide.
-        fits: Whether the memory of this machine is enough, where that of the device is not.
         recovery: Decides by the loss on them; None: the divergence does.
     """
     context, progress = workspace.context, workspace.context.progress
@@ -162,11 +158,11 @@ def distill(
         if earlier.kept and not subject.out.exists():
             subject.write(tuned_plan, progress)
         return earlier
-    began, place = time.perf_counter(), TuningDevice(context.device, progress, fits)
-    path = state.with_suffix(file.suffix)
+    began, place = time.perf_counter(), TuningDevice(context.device, progress)
+    work = file_of(plan, WORK)
 
     def learned() -> _Learned | None:
-        training = _training(workspace, subject, ids, held, path, key, place=place)
+        training = _training(workspace, subject, ids, held, work, key, place=place)
         return (
             None
             if training is None
@@ -182,7 +178,7 @@ def distill(
         for each in (subject.out, file, tuned_plan):
             shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
     write_json(state, {"key": key, "result": result.to_dict()})
-    path.unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
     return result
 
 
@@ -270,20 +266,19 @@ def _training(
     subject: TuningSubject,
     ids: Sequence[Sequence[int]],
     held: HeldOutWindows,
-    path: Path,
+    work: Path,
     key: str,
     *,
     place: TuningDevice,
 ) -> ScaleTraining | None:
     """The training of what the artefact holds; None when nothing of it can learn."""
     artefact = subject.read(subject.artefact)
-    free = blocks(artefact)
-    if not free:
+    if not matrices(artefact):
         return None
-    student = Student(artefact, free, place.device, sizes(artefact), subject.norms)
+    student = Student(artefact, place.device, work, norms=subject.norms)
     student.logits = place.logits
     watch = [window for _, window in held.trial]
-    return ScaleTraining(student, workspace.model, ids, watch, path, f"{key} {place.named}")
+    return ScaleTraining(student, workspace.model, ids, watch, work, f"{key} {place.named}")
 
 
 def _earlier(plan: Path, key: str, device: str | None) -> TuningResult | None:
@@ -295,30 +290,3 @@ def _earlier(plan: Path, key: str, device: str | None) -> TuningResult | None:
         same = saved["key"] == key and serves(device, result.device)
         return result if same and whole else None
     return None
-
-
-def blocks(artefact: Model) -> dict[str, int]:
-    """Factors of a row, one for each block, of the matrices whose scales can be moved."""
-    return {
-        name: columns(t) // encodings.get(t.dtype).block
-        for name, t in artefact.tensors.items()
-        if _free(t) and not roles.drafts(artefact, name) and name != PER_LAYER_TABLE
-    }
-
-
-def sizes(artefact: Model) -> Mapping[str, F32]:
-    """Steps of the blocks of the matrices that can be moved as a whole, f32 [rows, blocks]."""
-    steps_of: dict[str, F32] = {}
-    for name, tensor in artefact.tensors.items():
-        encoding = encodings.get(tensor.dtype)
-        if (
-            _free(tensor)
-            and shifts(encoding)
-            and (data := tensor.raw(0, num_rows(tensor))) is not None
-        ):
-            steps_of[name] = steps(encoding, data, columns(tensor))
-    return steps_of
-
-
-def _free(tensor: Tensor) -> bool:
-    return len(tensor.shape) == 2 and bool(factors(encodings.get(tensor.dtype)))

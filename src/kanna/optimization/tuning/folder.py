@@ -11,9 +11,9 @@ import numpy as np
 
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
-from kanna.calibration.student import Student
 from kanna.model import Model
 from kanna.optimization.kl_scorer import F64
+from kanna.optimization.tuning.student import Student
 from kanna.optimization.tuning.training import ScaleTraining
 
 
@@ -50,7 +50,7 @@ class FolderSubject:
         training.teacher(progress)
         training.release()
         progress.start("score", len(training.watch), "windows")
-        tuned = Student(self.read(self.out), {}, device, norms=False)
+        tuned = Student(self.read(self.out), device, training.folder, learns=False)
         tuned.logits = logits
         after = training.evaluate(tuned, progress)
         progress.finish()

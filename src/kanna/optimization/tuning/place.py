@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kanna._util.progress import Progress, remark
 from kanna.calibration.devices import CPU, pick_device
-from kanna.calibration.student import LOGITS
+from kanna.optimization.tuning.head import LOGITS
 
 _SHARE = 8
 
@@ -19,17 +19,16 @@ class TuningDevice:
         remarks: What was done where memory ran out.
     """
 
-    def __init__(self, device: str | None, progress: Progress, fits: bool) -> None:
+    def __init__(self, device: str | None, progress: Progress) -> None:
         """Choose it.
 
         Args:
             device: cpu, cuda or mps; None: an accelerator when there is one.
             progress: Is shown remarks.
-            fits: Whether the memory of this machine is enough.
         """
         self.device = self.named = pick_device(device)
         self.logits, self.remarks = LOGITS, list[str]()
-        self._progress, self._fits = progress, fits
+        self._progress = progress
 
     def lighten(self) -> bool:
         """Take an eighth of the logits at a time, then the CPU; False where nothing is left."""
@@ -39,10 +38,8 @@ class TuningDevice:
         if self.logits == LOGITS:
             self.logits //= _SHARE
             self.remarks.append(f"{full}: an eighth of the logits at a time from there on")
-        elif self._fits:
+        else:
             self.device = CPU
             self.remarks.append(f"{full}: on the CPU from the last epoch on")
-        else:
-            return False
         remark(self._progress, self.remarks[-1])
         return True
