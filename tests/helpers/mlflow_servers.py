@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,38 @@ class RunningServer:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+_WATCH = 'exec 3<&0; (read _ <&3; kill -9 0) & exec "$@" </dev/null 3<&-'
+"""A pipe that this process holds ends however it ends, and with it the group of the command."""
+
+
+def watched(
+    command: list[str],
+    *,
+    log: IO[str] | None = None,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own that no end of this process outlives.
+
+    Args:
+        command: The program and its arguments.
+        log: Takes what it says; None: that of this process does.
+        env: Its environment; None: that of this process.
+        cwd: Where it runs.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", _WATCH, "sh", *command],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
 
 
 @contextmanager
@@ -46,14 +79,7 @@ def running(folder: Path) -> Generator[RunningServer]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=folder,
-            start_new_session=True,
-        )
+        server = watched(command, log=log, env=environment, cwd=folder)
     running_server = RunningServer(address=f"http://127.0.0.1:{port}", process=server)
     try:
         for _ in range(1200):
