@@ -137,6 +137,29 @@ def test_what_is_no_shard_of_the_text(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("file", ["layer-00001.safetensors", gradients.FILE])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_not_spread(
+    parts: Path, tmp_path: Path, file: str, value: float
+) -> None:
+    """The shard that holds them is named, and nothing is written."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    shutil.copytree(parts / "part-2", tmp_path / "spoilt")
+    path = tmp_path / "spoilt" / file
+    with safe_open(str(path), framework="np") as stored_values:
+        metadata = stored_values.metadata()
+        values = {name: stored_values.get_tensor(name) for name in stored_values.keys()}  # noqa: SIM118 - no mapping
+    name = next(n for n in sorted(values) if n.endswith(".mean") or file == gradients.FILE)
+    values[name].flat[0] = value
+    save_file(values, path, metadata)
+    shards = [parts / "part-1", tmp_path / "spoilt", parts / "part-3"]
+    with pytest.raises(FormatError, match=f"spoilt.*{name}.* not numbers"):
+        kanna.statistics("merge", shards, tmp_path / "out", source=parts / "model")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_shard_is_no_whole(parts: Path, tmp_path: Path) -> None:
     """Methods refuse it, and say how to get the whole; what is there is not replaced."""
     with pytest.raises(PlanError, match="holds shard 2 of 3"):

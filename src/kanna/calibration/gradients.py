@@ -194,6 +194,8 @@ class MeanGradients:
                     tokens = int(file.metadata()["key"].partition(":")[2])
                     for name in file.keys():  # noqa: SIM118 - no mapping
                         rows = file.get_tensor(name).astype(np.float64) * tokens
+                        if not np.isfinite(rows).all():
+                            raise ValueError(f"values of {name} are not numbers")
                         sums[name] = rows + sums[name] if name in sums else rows
             except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
                 raise FormatError(

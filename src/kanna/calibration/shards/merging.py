@@ -86,12 +86,24 @@ def _readable(shards: Sequence[Statistics]) -> Any:
     """How often each token was read, i64 [vocabulary], when all files of all shards are whole.
 
     Raises:
-        FormatError: One of them is damaged; nothing was written yet.
+        FormatError: One of them is damaged, or holds no numbers; nothing was written yet.
     """
     for shard in shards:
-        for name in shard.sites:
+        for name, site in shard.sites.items():
             shard.read(name, "count")
+            for what in ("second", "mean", *(["experts"] if site.experts else [])):
+                _require_finite(shard.read(name, what), f"{name}.{what}", shard.folder / site.file)
     return sum(_counts(shard) for shard in shards)
+
+
+def _require_finite(values: Any, name: str, path: Path) -> None:
+    """Raise FormatError for NaN and infinities, which one shard would spread to the whole."""
+    if not np.isfinite(values).all():
+        raise FormatError(
+            f"{path} holds values of {name} that are not numbers",
+            expected="finite values, as `kanna calibrate` writes them",
+            todo="calibrate that shard again, with --overwrite",
+        )
 
 
 def _with_gradients(shards: Sequence[Statistics], model: Model) -> list[Statistics]:
