@@ -160,6 +160,22 @@ def test_values_that_are_no_numbers_are_not_spread(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_held_out_text_that_cannot_be_read(
+    parts: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    """It is known before the first file is written."""
+    shutil.copytree(parts / "part-2", tmp_path / "spoilt")
+    held = tmp_path / "spoilt" / stored.HELD_TEXT
+    held.unlink()
+    if content is not None:
+        held.write_bytes(content)
+    shards = [parts / "part-1", tmp_path / "spoilt", parts / "part-3"]
+    with pytest.raises(FormatError, match=r"held\.txt cannot be read"):
+        kanna.statistics("merge", shards, tmp_path / "out", source=parts / "model")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_shard_is_no_whole(parts: Path, tmp_path: Path) -> None:
     """Methods refuse it, and say how to get the whole; what is there is not replaced."""
     with pytest.raises(PlanError, match="holds shard 2 of 3"):

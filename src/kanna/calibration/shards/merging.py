@@ -67,13 +67,13 @@ def merged(
         remove_stale(out)
         raise OutputError(f"{out} holds statistics already", todo="--overwrite replaces them")
     rows = MeanGradients.of([shard.folder for shard in _with_gradients(shards, model)])
-    counts = _readable(shards)
+    counts, held_text = _readable(shards)
     with holding(out, "statistics", parents=True):
         out.mkdir(parents=True, exist_ok=True)
         sweep_for(out)
         for stale in (stored.INDEX, gradients.FILE):
             (out / stale).unlink(missing_ok=True)
-        index = _write(shards, counts, out, model, progress)
+        index = _write(shards, counts, held_text, out, model, progress)
         if rows.tokens:
             rows.save(out, hashlib.sha256(index.encode()).hexdigest())
         write_text(out / stored.INDEX, index)  # last: a folder with an index is complete
@@ -82,8 +82,8 @@ def merged(
     return MergedShards(statistics=made, shards=shards, gradients=rows.tokens > 0)
 
 
-def _readable(shards: Sequence[Statistics]) -> Any:
-    """How often each token was read, i64 [vocabulary], when all files of all shards are whole.
+def _readable(shards: Sequence[Statistics]) -> tuple[Any, str]:
+    """How often each token was read, i64 [vocabulary], and the held-out text of all shards.
 
     Raises:
         FormatError: One of them is damaged, or holds no numbers; nothing was written yet.
@@ -93,7 +93,7 @@ def _readable(shards: Sequence[Statistics]) -> Any:
             shard.read(name, "count")
             for what in ("second", "mean", *(["experts"] if site.experts else [])):
                 _require_finite(shard.read(name, what), f"{name}.{what}", shard.folder / site.file)
-    return sum(_counts(shard) for shard in shards)
+    return sum(_counts(shard) for shard in shards), "".join(map(_held_text, shards))
 
 
 def _require_finite(values: Any, name: str, path: Path) -> None:
@@ -169,7 +169,12 @@ def _shapes(shard: Statistics) -> dict[str, tuple[object, ...]]:
 
 
 def _write(
-    shards: list[Statistics], counts: Any, out: Path, model: Model, progress: Progress
+    shards: list[Statistics],
+    counts: Any,
+    held_text: str,
+    out: Path,
+    model: Model,
+    progress: Progress,
 ) -> str:
     """Write all but gradients and index; the text of the index."""
     first = shards[0]
@@ -185,8 +190,7 @@ def _write(
         safetensors.save(out / file, arrays)
         progress.advance(1, file)
     safetensors.save(out / EMBEDDING, {"counts": counts})
-    held = [(s.folder / stored.HELD_TEXT).read_text(encoding="utf-8") for s in shards]
-    write_text(out / stored.HELD_TEXT, "".join(held))
+    write_text(out / stored.HELD_TEXT, held_text)
     sketch = (first.folder / stored.FINGERPRINT).read_bytes()
     (out / stored.FINGERPRINT).write_bytes(sketch)
     info = {name: value for name, value in first.info.items() if name not in _OWN}
@@ -217,6 +221,14 @@ def _counts(shard: Statistics) -> Any:
         raise FormatError(
             f"{shard.folder / EMBEDDING} cannot be read: {error}", todo="calibrate again"
         ) from error
+
+
+def _held_text(shard: Statistics) -> str:
+    path = shard.folder / stored.HELD_TEXT
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} cannot be read: {error}", todo="calibrate again") from error
 
 
 def _site(site: str, parts: Sequence[_Arrays]) -> _Arrays:
