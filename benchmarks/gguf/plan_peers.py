@@ -1,6 +1,6 @@
 """The closest file at equal bytes, beside other tools that make GGUFs by measurement.
 
-    python -m benchmarks.gguf.plan_peers --peers auto-round
+    python -m benchmarks.gguf.plan_peers --peers auto-round --max
     python -m benchmarks.gguf.plan_peers --peers quantprobe,pollard --pollard pollard-weights/tools
 
 auto-round tunes the rounding of every block by signed gradient descent (`iters 200`, `alg_ext`: its
@@ -8,9 +8,10 @@ best recipe), or searches scales (`iters 0`), on the calibration text that kanna
 made from. quantprobe crushes bands of layers to 2 bits, measures each, and protects the worst;
 Pollard Weights does so by kind of matrix and fills a budget: both get llama-imatrix's matrix of
 that text, and measure on the windows that are held out of it. Ours is the plan of `kanna optimize`
-within the peer's bytes, its values by `gptq`, nothing tuned. Scored as in optimize_quality.py. The
-tools of PyPI live in environments of their own, made on first use; Pollard Weights is on GitHub
-alone, and is run from its checkout.
+within the peer's bytes, its values by `gptq`, nothing tuned; with `--max` also what all of `kanna
+optimize --effort max` makes of these bytes. Scored as in optimize_quality.py. The tools of PyPI
+live in environments of their own, made on first use; Pollard Weights is on GitHub alone, and is run
+from its checkout.
 
 A file that a peer has finished is taken from the cache in the next run, with the command that made
 it and what that took in a JSON file beside its folder. A peer that fails ends none of the others.
@@ -33,6 +34,7 @@ from benchmarks.common.processes import Run
 from benchmarks.common.result_file import cached
 from benchmarks.common.workload import Workload
 
+import kanna
 from kanna.sources import packages
 
 REQUIREMENTS = {
@@ -65,7 +67,7 @@ class PeerTools:
         """A file of every scheme, by both of its ways."""
         program = _environment("auto-round") / "auto-round"
         text = self.work.calibration_text()
-        for scheme in SCHEMES:
+        for scheme in self.work.options.schemes.split(","):
             for way, more in (("iters 200", ["--enable_alg_ext"]), ("iters 0", [])):
                 folder = self.folder / f"auto-round-{scheme}-{way[6:]}"
                 command = [program, "--model", self.work.hf_folder(), "--output_dir", folder]
@@ -165,6 +167,8 @@ def main() -> None:
     parser = workload.parser(__doc__, windows=5)
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--pollard", type=Path, help="the folder tools of a checkout")
+    parser.add_argument("--schemes", default=",".join(SCHEMES), help="of auto-round")
+    parser.add_argument("--max", action="store_true", help="put `optimize --effort max` beside")
     parser.set_defaults(model="stories_wide")
     options = parser.parse_args()
     work = Workload(options)
@@ -196,16 +200,33 @@ def _beside(stages: StageRunner, work: Workload, theirs: Path, run: Run) -> dict
     stages.write(plan, ours)
     scored = work.folder / "peers" / "theirs.gguf"
     _with_metadata(theirs, work.path, scored)
-    kl = work.mean_divergences([scored, ours])
+    files = [scored, ours]
+    if work.options.max:
+        files.append(_with_all(work, theirs.stat().st_size))
+    kl = work.mean_divergences(files)
     return {
         "MB": theirs.stat().st_size / 1e6,
         "MB ours": ours.stat().st_size / 1e6,
         "KL": kl[0],
         "KL ours": kl[1],
         "ours ÷": kl[1] / kl[0],
+        "max ÷": kl[2] / kl[0] if work.options.max else "",
         "CPU s": asdict(run)["cpu"],
         "peak MB": run.resident / 1e6,
     }
+
+
+def _with_all(work: Workload, size: int) -> Path:
+    """What the whole command makes of so many bytes."""
+    result = kanna.optimize(
+        work.path,
+        work.folder / "peers" / f"max-{size}",
+        size=size,
+        effort="max",
+        tokens=work.options.tokens,
+        threads=work.threads,
+    )
+    return result.artefact
 
 
 def _with_metadata(theirs: Path, source: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Questions that a tiny model answers, each by a hair, so that few bits lose some of them."""
+"""Questions that a tiny model answers, each by little, so that few bits lose some of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from kanna.tasks.answering import answers
 from kanna.tasks.base import TaskAnswer
 
 QUESTIONS = 30
+_PASSED_OVER = 2
+"""Pairs of choices still closer, which 8 bits would lose, too."""
 
 
 def write(path: Path, model: Path) -> Path:
@@ -33,14 +35,13 @@ def write(path: Path, model: Path) -> Path:
     [chosen] = tasks.choose(f"choice:{path}")
     with RUNTIME.open(reference_gguf(model), context=512, threads=1) as engine:
         given = answers(engine, chosen, chat=bool(engine.chat_template), progress=Silent())
-    path.write_text("\n".join(map(json.dumps, map(_hardest, lines, given))), encoding="utf-8")
+    path.write_text("\n".join(map(json.dumps, map(_hard, lines, given))), encoding="utf-8")
     return path
 
 
-def _hardest(line: dict[str, Any], given: TaskAnswer) -> dict[str, Any]:
-    """The two choices that the model tells apart by least."""
+def _hard(line: dict[str, Any], given: TaskAnswer) -> dict[str, Any]:
+    """Two choices that the model tells apart by little."""
     order = sorted(range(len(given.scores)), key=lambda i: given.scores[i])
-    worse, better = min(
-        pairwise(order), key=lambda pair: given.scores[pair[1]] - given.scores[pair[0]]
-    )
+    pairs = sorted(pairwise(order), key=lambda pair: given.scores[pair[1]] - given.scores[pair[0]])
+    worse, better = pairs[_PASSED_OVER]
     return line | {"choices": [line["choices"][i] for i in (better, worse)], "answer": 0}
