@@ -118,6 +118,7 @@ def tune(
     except RuntimeError as error:
         if not is_full(error):
             raise
+        shutil.rmtree(work, ignore_errors=True)
         device = pick_device(workspace.context.device)
         workspace.context.note(f"the memory of {device} did not suffice to tune: it was left out")
         return None
