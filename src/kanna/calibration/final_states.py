@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from kanna.calibration.devices import torch_modules
@@ -10,13 +9,7 @@ from kanna.calibration.network import Network
 from kanna.model import F32
 
 
-def final_states(
-    network: Network,
-    ids: Any,
-    *,
-    states: F32 | None = None,
-    advance: Callable[[], None] = lambda: None,
-) -> Any:
+def final_states(network: Network, ids: Any, *, states: F32 | None = None) -> Any:
     """Hidden states behind the last norm, f32 [windows, tokens, hidden], on the CPU.
 
     Args:
@@ -24,7 +17,6 @@ def final_states(
         ids: int32 [windows, tokens].
         states: Where hidden states lie between layers, [windows, tokens, width]; None: in memory.
             The result may share it.
-        advance: Is called after each layer.
     """
     torch, _ = torch_modules()
     between = network.embed(ids, states)
@@ -33,7 +25,6 @@ def final_states(
             with network.layer(index) as layer:
                 for number, window in enumerate(between):
                     window.copy_(layer(window, number))
-            advance()
         norm, width = network.norm(), 0
         for window in between:
             final = norm(window.to(network.device))

@@ -118,7 +118,7 @@ def step_sizes(model: Model, name: str) -> F32:
     """Size of a step of every block of a matrix that shifts, f32 [rows, blocks] as transformers."""
     tensor: Tensor = model.tensors[name]
     data = tensor.raw(0, num_rows(tensor))
-    assert data is not None, "an artefact has its rows encoded"
+    assert data is not None, "the rows of a quantized matrix are encoded"
     sizes = steps(encodings.get(tensor.dtype), data, columns(tensor))
     return np.array(hf_view(model, name, Computed(name, sizes)).rows(0, len(sizes)))
 

@@ -16,8 +16,8 @@ from kanna.optimization.tuning.learnable import matrices
 from kanna.optimization.tuning.learned_values import bytes_of
 from kanna.plan.tuning import shifts
 
-EMBEDDING = "token_embd.weight"
-_BY_ROWS = (EMBEDDING, "output.weight")
+_EMBEDDING = "token_embd.weight"
+_BY_ROWS = (_EMBEDDING, "output.weight")
 """Matrices of which some rows are in memory at a time."""
 _TORCH = 400 << 20
 """Of torch and transformers, before anything runs."""
@@ -34,7 +34,7 @@ def bytes_needed(artefact: Model, window: int) -> int:
     for name, tensor in tensors.items():
         if name.startswith("blk."):
             layers[name.split(".")[1]] += num_weights(tensor)
-    hidden, vocabulary = columns(tensors[EMBEDDING]), num_rows(tensors[EMBEDDING])
+    hidden, vocabulary = columns(tensors[_EMBEDDING]), num_rows(tensors[_EMBEDDING])
     feed = artefact.largest("{arch}.feed_forward_length", 4 * hidden)
     heads = artefact.largest("{arch}.attention.head_count", 1)
     largest = max(
@@ -62,7 +62,7 @@ def disk_needed(artefact: Model, tokens: int, epochs: int) -> int:
     for name, blocks in matrices(artefact).items():
         tensor = artefact.tensors[name]
         count += num_rows(tensor) * blocks * (1 + shifts(encodings.get(tensor.dtype)))
-    return epochs * bytes_of(count) + 4 * tokens * columns(artefact.tensors[EMBEDDING])
+    return epochs * bytes_of(count) + 4 * tokens * columns(artefact.tensors[_EMBEDDING])
 
 
 def lacking(needed: int, disk: int, folder: Path) -> str:

@@ -117,7 +117,7 @@ class ScaleTraining:
     def release(self) -> None:
         """Free the student and all that belongs to it, so that another fits into memory."""
         del self.student
-        gc.collect()  # forward passes hold modules that hold them
+        gc.collect()  # a student and its network refer to each other
 
     def evaluate(self, student: Student, progress: Progress) -> F64:
         """Mean divergence of each watched window, f64 [windows], where runtimes are scored."""
